@@ -1,0 +1,48 @@
+"""penstock: training data for PyTorch, in exactly the right order at the speed of the hardware.
+
+Every public name can be imported from here. Names are resolved on first use, so importing the
+package is light and silent: it loads neither torch nor any optional dependency.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "errors": (
+        "BadBlock BadManifest BadRecord ConfigError FormatError LedgerError LoaderClosed LoaderTimeout ObjectChanged "
+        "ObjectMissing PenstockError PlanError SampleError StateMismatch StoreError WorkerDied"
+    ),
+    "types": "Dataset World",
+    "plan.permutation": "permute",
+    "plan.plan": "Cursor Plan",
+    "seeds": "rng",
+    "transforms.tokenizer": "Tokenizer",
+    "prep.tokenize": "tokenize",
+    "prep.train_tokenizer": "train_tokenizer",
+    "datasets.tokens": "TokenDataset get_batch",
+    "datasets.transformer": "TransformerDataset",
+    "datasets.text": "TextDataset",
+    "loader.loader": "StreamingDataLoader",
+    "loader.world": "detect_world",
+    "loader.text": "create_dataloaders",
+    "train.checkpoints": "load_checkpoint load_training_checkpoint save_best save_training_checkpoint",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    value = getattr(import_module(f"penstock.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

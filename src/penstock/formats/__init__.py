@@ -1,0 +1,1 @@
+"""Bytes and records: how text sources and token bins lie on disk."""

@@ -1,0 +1,1 @@
+"""Carry the plan out: fetch, transform, collate and hand over batches, deciding nothing."""

@@ -1,0 +1,1 @@
+"""Order as arithmetic: permutations, shuffle policies, remainders and the plan over them."""

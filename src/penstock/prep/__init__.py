@@ -1,0 +1,1 @@
+"""Make the water clean, once: sources into token bins."""

@@ -1,0 +1,124 @@
+"""The values that cross layers: who we are among the processes, what a dataset is.
+
+Nothing here reads the environment or opens anything; `World.current()` asks the loader's
+detection, which does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from penstock.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """One process's place among those that train together.
+
+    Only the data-parallel coordinates decide who reads what: tensor- and pipeline-parallel peers
+    of one replica have the same `dp_rank` and so read the same samples.
+
+    >>> World(dp_rank=1, dp_size=4)
+    World(dp_rank=1, dp_size=4, tp_rank=0, tp_size=1, pp_rank=0, pp_size=1)
+    >>> World.of(rank=5, world_size=8, tp_size=2).dp_rank
+    2
+    """
+
+    dp_rank: int = 0
+    dp_size: int = 1
+    tp_rank: int = 0
+    tp_size: int = 1
+    pp_rank: int = 0
+    pp_size: int = 1
+
+    def __post_init__(self) -> None:
+        for axis in ("dp", "tp", "pp"):
+            rank, size = getattr(self, f"{axis}_rank"), getattr(self, f"{axis}_size")
+            check_int(f"{axis}_size", size, minimum=1)
+            check_int(f"{axis}_rank", rank, minimum=0)
+            if rank >= size:
+                raise ConfigError(f"{axis}_rank is {rank} but {axis}_size is {size}: ranks run from 0 to {size - 1}")
+
+    @staticmethod
+    def of(*, rank: int, world_size: int, tp_size: int = 1, pp_size: int = 1) -> World:
+        """Place a global rank on a mesh in which tensor-parallel ranks are neighbours, then pipeline, then data.
+
+        Raises:
+            ConfigError: rank outside the world, or tp_size × pp_size does not divide it.
+        """
+        check_int("world_size", world_size, minimum=1)
+        check_int("rank", rank, minimum=0)
+        check_int("tp_size", tp_size, minimum=1)
+        check_int("pp_size", pp_size, minimum=1)
+        if rank >= world_size:
+            raise ConfigError(f"rank is {rank} but world_size is {world_size}: ranks run from 0 to {world_size - 1}")
+        replica = tp_size * pp_size
+        if world_size % replica:
+            raise ConfigError(f"world_size {world_size} is not a multiple of tp_size {tp_size} × pp_size {pp_size}")
+        return World(
+            dp_rank=rank // replica,
+            dp_size=world_size // replica,
+            tp_rank=rank % tp_size,
+            tp_size=tp_size,
+            pp_rank=rank // tp_size % pp_size,
+            pp_size=pp_size,
+        )
+
+    @staticmethod
+    def current(*, tp_size: int = 1, pp_size: int = 1) -> World:
+        """Detect this process's place: torch.distributed if initialised, else torchrun's variables, else alone.
+
+        Raises:
+            ConfigError: the two contradict each other, or only one of RANK and WORLD_SIZE is set.
+        """
+        from penstock.loader.world import detect_world
+
+        return detect_world(tp_size=tp_size, pp_size=pp_size)
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Samples by id: what every dataset of penstock offers and the loader makes use of.
+
+    `fetch` is the hot path: one call for many ids, its I/O concurrent, its result either a list of
+    samples or a dict of arrays whose row i belongs to `ids[i]` and to nothing else in the call.
+    Optional members: `block_ends` (int64, for shuffles that respect locality), `lengths` (int64,
+    for buckets and packing), `prefetch(ids)` (a hint).
+
+    A dataset with `fetch` promises that threads may call it at the same time. A plain torch
+    map-style dataset (`__len__` and `__getitem__`) is accepted wherever this is.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """What the samples are, as a hex digest: the same on every host, changed when they change."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+
+    def __getitem__(self, index: int) -> Any:
+        """Give one sample."""
+
+    def fetch(self, ids: np.ndarray) -> list[Any] | dict[str, np.ndarray]:
+        """Give the samples of ids, int64 [n]."""
+
+
+def check_int(name: str, value: object, *, minimum: int, maximum: int | None = None) -> int:
+    """Return value if it is an integer within the bounds, else raise ConfigError naming all three."""
+    allowed = f"an integer >= {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ConfigError(f"{name} must be {allowed}, got {value!r} ({type(value).__name__})")
+    if value < minimum or (maximum is not None and value > maximum):
+        raise ConfigError(f"{name} must be {allowed}, got {value}")
+    return int(value)
+
+
+def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise ConfigError unless value is one of those allowed."""
+    if not any(value is option or (type(value) is type(option) and value == option) for option in allowed):
+        choices = ", ".join(repr(option) for option in allowed)
+        raise ConfigError(f"{name} must be one of {choices}; got {value!r}")
