@@ -1,0 +1,62 @@
+# penstock. `make demo` needs nothing but Python 3.11+ and a package index; everything lands in .venv.
+#
+#   make demo    raw text → tokens → a small trained model, interrupted and resumed
+#   make test    the test suite; CI=true adds the slow tests
+#   make check   format, lint, types, layers, documentation
+#   make bench   every benchmark, one after another
+#   make docs    build the documentation into site/
+#
+# Arguments of the demo: make demo ARGS="--corpus FILE.jsonl --tokenizer PATH"
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean
+.DELETE_ON_ERROR:
+
+# The first Python on the path that is new enough; PYTHON=… overrides it.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+BIN := .venv/bin
+# A failed install leaves no stamp, so the next call tries again.
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt
+
+help:
+	@sed -n '3,9s/^# \{0,1\}//p' Makefile
+
+demo: .venv/.run
+	$(BIN)/penstock demo $(ARGS)
+
+# One thread per test process: two of them already fill the two cores that the suite is made for.
+test: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(if $(filter true,$(CI)),,-m "not slow") $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: .venv/.dev
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+docs: .venv/.dev
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+clean:
+	rm -rf .venv site build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+
+.venv/.pip:
+	@test -n "$(PYTHON)" || { echo "penstock needs Python 3.11 or newer; none is on the path. Install one, or say PYTHON=/path/to/python."; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	@touch $@
+
+.venv/.run: .venv/.pip pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[text,plot]'
+	@touch $@
+
+.venv/.dev: .venv/.run
+	$(INSTALL) --group test --group check --group docs
+	@touch $@
