@@ -87,7 +87,8 @@ class Dataset(Protocol):
     `fetch` is the hot path: one call for many ids, its I/O concurrent, its result either a list of
     samples or a dict of arrays whose row i belongs to `ids[i]` and to nothing else in the call.
     Optional members: `block_ends` (int64, for shuffles that respect locality), `lengths` (int64,
-    for buckets and packing), `prefetch(ids)` (a hint).
+    for buckets and packing), `collate` (list of samples → batch, where stacking will not do), `inline`
+    (True: `fetch` is a mere memory copy, so working ahead in threads would not pay).
 
     A dataset with `fetch` promises that threads may call it at the same time. A plain torch
     map-style dataset (`__len__` and `__getitem__`) is accepted wherever this is.

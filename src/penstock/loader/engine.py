@@ -1,0 +1,172 @@
+"""Carries a plan out: from a cursor to batches, in order, whatever works on them where.
+
+cursor ──Plan──▶ shares ──tickets──▶ lane ──results, in ticket order──▶ deliveries
+                    └────── inline: several steps gathered in one call ─────┘
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from penstock.errors import SampleError
+from penstock.loader.recipe import Made, Recipe
+from penstock.loader.tickets import Lane, Ticket
+from penstock.loader.transfer import Mover, as_steps, as_tensors, count_bytes
+from penstock.plan.plan import Cursor, Plan, Share
+from penstock.types import World
+
+IDS_AHEAD = 4096
+"""Ids are computed in vectors of about this many: a shuffle costs little per id, but much per call."""
+
+MAX_GROUP_STEPS = 16
+MAX_GROUP_BYTES = 4 * 1024 * 1024
+"""Steps whose arrays one inline call may gather ahead; a group this large still fits in a core's cache."""
+
+
+class Delivery(NamedTuple):
+    """One batch, and the step it is."""
+
+    batch: Any
+    share: Share
+    step: int
+    num_samples: int
+    num_bytes: int
+    made: Made | None
+    """What went wrong on the way; None where nothing can have."""
+
+
+class InlineEngine:
+    """Makes batches in the trainer's own thread, when they are asked for.
+
+    A dataset whose `fetch` gives a dict of arrays is asked for several steps at once, so that the
+    Python cost per batch is that of cutting views; any other is asked for one step at a time.
+    """
+
+    def __init__(self, plan: Plan, world: World, recipe: Recipe) -> None:
+        self._plan = plan
+        self._world = world
+        self._recipe = recipe
+
+    def run(self, cursor: Cursor) -> Iterator[Delivery]:
+        """Yield the batches from the cursor to its epoch's end."""
+        group = 1
+        for share in self._plan.walk(cursor, self._world, _steps_ahead(self._plan, self._world)):
+            step = 0
+            while step < len(share.ids):
+                steps = min(group, len(share.ids) - step)
+                # One step or many, the first call tells whether this dataset gives arrays.
+                if group > 1 and (rows := self._gathered(share, step, steps)) is not None:
+                    size = sum(values.nbytes for values in rows.values()) // steps
+                    samples = share.ids.shape[1]
+                    for batch in as_steps(rows, steps):
+                        yield Delivery(batch, share, step, samples, size, None)
+                        step += 1
+                    group = min(2 * group, MAX_GROUP_STEPS, max(1, MAX_GROUP_BYTES // max(1, size)))
+                    del rows, batch
+                    continue
+                made = self._recipe.make(share.epoch, share.ids[step])
+                arrays = self._recipe.keeps_arrays and isinstance(made.batch, dict) and not made.failures
+                delivery = delivered(made, share, step, self._recipe)
+                group = 2 if arrays and hasattr(self._recipe.dataset, "fetch") else 1
+                del made
+                yield delivery
+                del delivery
+                step += 1
+
+    def close(self) -> None:
+        """Nothing runs here."""
+
+    def _gathered(self, share: Share, step: int, steps: int) -> dict[str, Any] | None:
+        """Fetch several steps in one call; None where they must be made one by one."""
+        try:
+            part = self._recipe.part(share.epoch, share.ids[step : step + steps].ravel())
+        except SampleError:
+            # The steps before the failing one are still owed: made alone, each gets its own verdict.
+            return None
+        return part.rows if isinstance(part.rows, dict) else None
+
+
+class LaneEngine:
+    """Keeps a lane busy a number of steps ahead of the trainer, and hands results out in order.
+
+    What is in flight survives an abandoned iterator: the next one from the same cursor continues
+    with it.
+    """
+
+    def __init__(self, plan: Plan, world: World, recipe: Recipe, lane: Lane, *, ahead: int, timeout: float) -> None:
+        self._plan = plan
+        self._world = world
+        self._recipe = recipe
+        self._lane = lane
+        self._ahead = ahead
+        self._timeout = timeout
+        self._numbers = itertools.count()
+        self._pending: deque[Ticket] = deque()
+        self._coming: Iterator[Ticket] = iter(())
+        self._next = Cursor()
+
+    def run(self, cursor: Cursor) -> Iterator[Delivery]:
+        """Yield the batches from the cursor to its epoch's end."""
+        if not self._pending or self._next != cursor:
+            self._lane.discard()
+            self._pending.clear()
+            self._coming = self._tickets(cursor)
+        self._fill()
+        while self._pending:
+            ticket = self._pending[0]
+            self._next = cursor
+            made = self._lane.result(ticket, self._timeout)
+            self._pending.popleft()
+            self._fill()
+            cursor = self._next = ticket.share.after(ticket.step)
+            delivery = delivered(made, ticket.share, ticket.step, self._recipe)
+            del made
+            yield delivery
+            del delivery
+
+    def close(self) -> None:
+        """End the lane."""
+        self._pending.clear()
+        self._lane.close()
+
+    def _tickets(self, cursor: Cursor) -> Iterator[Ticket]:
+        for share in self._plan.walk(cursor, self._world, _steps_ahead(self._plan, self._world)):
+            for step in range(len(share.ids)):
+                yield Ticket(number=next(self._numbers), share=share, step=step)
+
+    def _fill(self) -> None:
+        for ticket in itertools.islice(self._coming, self._ahead - len(self._pending)):
+            self._pending.append(ticket)
+            self._lane.submit(ticket)
+
+
+Engine = InlineEngine | LaneEngine
+
+
+def run_ahead(deliveries: Iterator[Delivery], mover: Mover) -> Iterator[Delivery]:
+    """Move each batch to where it goes; on CUDA, begin the next one's transfer before handing one out."""
+    waiting: deque[Delivery] = deque()
+    for delivery in deliveries:
+        waiting.append(delivery._replace(batch=mover.begin(delivery.batch)))
+        if len(waiting) > mover.runs_ahead:
+            yield _finished(waiting.popleft(), mover)
+    for delivery in waiting:
+        yield _finished(delivery, mover)
+
+
+def delivered(made: Made, share: Share, step: int, recipe: Recipe) -> Delivery:
+    """Turn a finished batch into what the trainer is given."""
+    batch = made.batch if recipe.collate is not None else as_tensors(made.batch)
+    made.batch = None
+    return Delivery(batch, share, step, made.num_samples, count_bytes(batch), made)
+
+
+def _finished(delivery: Delivery, mover: Mover) -> Delivery:
+    return delivery._replace(batch=mover.finish(delivery.batch))
+
+
+def _steps_ahead(plan: Plan, world: World) -> int:
+    return max(1, IDS_AHEAD * world.dp_size // plan.global_batch)

@@ -1,0 +1,304 @@
+"""StreamingDataLoader: the public face of the engine.
+
+It owns three things: the plan (built at first use, when the world is known), the cursor (a few
+integers, moved when a batch is handed out), and the engine that makes batches. A checkpoint of it
+is the cursor and what it belongs to, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+from penstock.errors import ConfigError, LoaderClosed
+from penstock.loader.engine import Delivery, Engine, InlineEngine, LaneEngine, run_ahead
+from penstock.loader.processes import ProcessLane
+from penstock.loader.recipe import Policy, Recipe
+from penstock.loader.settings import build_order, check_remainder, check_timeout, check_workers
+from penstock.loader.state import read_state, write_state
+from penstock.loader.stats import BatchInfo, LoaderStats
+from penstock.loader.threads import ThreadLane
+from penstock.loader.transfer import Mover
+from penstock.loader.world import detect_world
+from penstock.plan.plan import Cursor, Plan, Remainder
+from penstock.types import World, check_choice, check_int
+
+Transform = Callable[..., Any]
+
+
+class StreamingDataLoader:
+    """Batches of a dataset: the same samples in the same order on any number of ranks, workers and restarts.
+
+    Names and meanings follow `torch.utils.data.DataLoader` wherever both have them. Any map-style
+    dataset will do; one with `fetch(ids)` is asked for many samples at once.
+
+    Iterating gives the rest of the current epoch. After a full epoch, `iter()` starts the next one; after
+    `break` it goes on where it was. `iter()` itself does nothing: work begins with the first `next`.
+
+    Args:
+        dataset: `__len__` and `__getitem__`, or `fetch` (see `penstock.Dataset`).
+        batch_size: samples per batch of this rank.
+        shuffle: False, True or "global" (all samples), or "window" (near ones stay near; needs `dataset.block_ends`).
+        seed: key of all randomness: order, transforms' `rng`, substitutes.
+        drop_last: True is `remainder="drop"`.
+        remainder: the last, incomplete global batch is handed out "short" (default), "drop"ped, "pad"ded from the
+            epoch's start, or "carry"-filled from the next epoch.
+        num_workers: threads or processes that work ahead; 0 works in the trainer's thread. "auto": 0 for datasets that
+            say `inline = True` (their fetch is a memory copy) and for plain map-style ones, else two threads per core,
+            at most eight.
+        worker_type: "thread", "process" (fresh interpreters, never forked), or "auto": threads for datasets with
+            `fetch`, whose contract makes it safe, processes for all others. It changes speed, never data.
+        prefetch: batches prepared ahead, by all workers together. None: two per worker.
+        transform: sample → sample, or a list of such. One with a parameter `rng` gets a generator keyed to the sample.
+            A list or generator it returns adds several samples to the batch; None leaves the sample out.
+        collate_fn: list of samples → batch. None stacks, as torch does.
+        pin_memory: copy batches to pinned memory; only where there is CUDA.
+        device: copy batches there; with CUDA the copy overlaps the trainer's work.
+        world: this process's place. None detects it at first use (`penstock.detect_world`).
+        global_batch_size: samples per step over all ranks, in place of `batch_size`.
+        window: blocks per group of a "window" shuffle.
+        length_bucket: samples per bucket of like length (needs `dataset.lengths`); the global batch size or a multiple
+            of it wastes least padding. It is part of the order, so it stays when the world changes.
+        on_error: a sample that fails "raise"s a SampleError, is "skip"ped (its batch is smaller by one), or
+            "substitute"d by another; counted in `stats`, listed in `stats.quarantine`.
+        timeout: seconds a batch may take; then LoaderTimeout says what it waits for.
+
+    Raises:
+        ConfigError: an argument cannot work, or contradicts another.
+
+    >>> loader = StreamingDataLoader(list(range(10)), batch_size=4)
+    >>> [batch.tolist() for batch in loader]
+    [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    >>> state = loader.state_dict()
+    >>> state["epoch"], state["samples"]
+    (1, 0)
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int | None = None,
+        *,
+        shuffle: bool | Literal["global", "window"] | None = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        remainder: Remainder | None = None,
+        num_workers: int | Literal["auto"] = "auto",
+        worker_type: Literal["auto", "thread", "process"] = "auto",
+        prefetch: int | None = None,
+        transform: Transform | Sequence[Transform] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        device: Any = None,
+        world: World | None = None,
+        global_batch_size: int | None = None,
+        window: int = 16,
+        length_bucket: int | None = None,
+        on_error: Policy = "raise",
+        timeout: float = 300.0,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = check_int("seed", seed, minimum=0)
+        self.timeout = check_timeout(timeout)
+        self.stats = LoaderStats()
+        self._global_batch_size = global_batch_size
+        self._remainder = check_remainder(drop_last, remainder)
+        self._world = world
+        self._detects_world = world is None
+        self._workers, self._worker_type = check_workers(dataset, num_workers, worker_type)
+        self._prefetch = 2 * max(1, self._workers) if prefetch is None else check_int("prefetch", prefetch, minimum=1)
+        check_choice("on_error", on_error, get_args(Policy))
+        if batch_size is not None and global_batch_size is not None:
+            raise ConfigError(f"batch_size={batch_size} and global_batch_size={global_batch_size}: give one of the two")
+        if global_batch_size is None:
+            self.batch_size = check_int("batch_size", 1 if batch_size is None else batch_size, minimum=1)
+        else:
+            check_int("global_batch_size", global_batch_size, minimum=1)
+        self._order = build_order(dataset, shuffle, seed, window, length_bucket)
+        transforms = () if transform is None else (transform,) if callable(transform) else tuple(transform)
+        if collate_fn is None:
+            collate_fn = getattr(dataset, "collate", None)
+        self._recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=seed)
+        self._pin_memory = pin_memory
+        self._device = device
+        self._known_plan: Plan | None = None
+        self._cursor = Cursor()
+        self._engine: Engine | None = None
+        self._engine_pid = 0
+        self._turn: object = None
+        self._last: Delivery | None = None
+        self._finalizer: weakref.finalize | None = None
+
+    def __len__(self) -> int:
+        """Count the batches of a whole epoch, on this rank as on every other."""
+        return self._plan.num_batches()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the rest of the epoch; nothing happens before the first `next`."""
+        return self._batches()
+
+    def __enter__(self) -> StreamingDataLoader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def world(self) -> World:
+        """This process's place among those that train; detected at first use unless it was given."""
+        if self._world is None:
+            self._world = detect_world()
+        return self._world
+
+    @property
+    def epoch(self) -> int:
+        """The epoch the next batch belongs to; a finished one ends when its iterator does."""
+        return self._cursor.epoch
+
+    @property
+    def batch_info(self) -> BatchInfo:
+        """What the last batch handed out was made of.
+
+        Raises:
+            LoaderClosed: no batch has been handed out yet.
+        """
+        if self._last is None:
+            raise LoaderClosed("no batch has been handed out yet, so there is nothing to say of it")
+        return BatchInfo.of(self._last.share, self._last.step, self._last.made)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; does nothing if the cursor is in that epoch already."""
+        if check_int("epoch", epoch, minimum=0) != self._cursor.epoch:
+            self._turn = None
+            self._cursor = Cursor(epoch=epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where the stream stands: after the last batch handed out, whatever is in flight.
+
+        Returns:
+            A JSON-ready dict below 1 kB, equal on all ranks. Any rank's copy resumes any number of ranks,
+            any batch size and any workers.
+        """
+        return write_state(self._cursor, self._order, self.seed, getattr(self.dataset, "fingerprint", None))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where a state was saved; costs the same wherever that is.
+
+        Raises:
+            StateMismatch: it belongs to other data, another order or another seed; says what differs.
+        """
+        cursor = read_state(state, self._order, self.seed, getattr(self.dataset, "fingerprint", None))
+        self._turn = None
+        self._cursor = cursor
+
+    def explain(self) -> str:
+        """Describe in words what this loader does and how."""
+        plan, world = self._plan, self.world
+        workers = f"{self._workers} {self._worker_type} workers, {self._prefetch} batches ahead"
+        name, rank, size = type(self.dataset).__name__, world.dp_rank, world.dp_size
+        lines = [
+            f"{plan.num_samples:,} samples of {name}, {plan.num_batches():,} global batches of {plan.global_batch:,}",
+            f"remainder {plan.remainder}, order {self._order.name}, seed {self.seed}",
+            f"next: sample {self._cursor.samples:,} of epoch {self._cursor.epoch}",
+            f"data-parallel rank {rank} of {size} takes rows {rank}::{size}, {plan.global_batch // size:,} a batch",
+            "made in the trainer's own thread, when asked for" if self._workers == 0 else f"made by {workers}",
+        ]
+        return "\n".join(lines)
+
+    def close(self) -> None:
+        """End workers and threads, within a second; the loader can be iterated again afterwards."""
+        self._turn = None
+        if self._finalizer is not None:
+            self._finalizer()
+        self._engine = self._finalizer = None
+
+    @property
+    def _plan(self) -> Plan:
+        if self._known_plan is None:
+            size = self._global_batch_size
+            if size is None:
+                assert self.batch_size is not None
+                size = self.batch_size * self.world.dp_size
+            elif size % self.world.dp_size:
+                raise ConfigError(f"global_batch_size {size} is not a multiple of the {self.world.dp_size} ranks")
+            self._known_plan = Plan(order=self._order, global_batch=size, remainder=self._remainder)
+        return self._known_plan
+
+    def _batches(self) -> Iterator[Any]:
+        """Hand out the rest of the epoch, moving the cursor with each batch."""
+        clock, stats = time.perf_counter, self.stats
+        asked = clock()
+        turn = self._turn = object()
+        mover = Mover(self._device, self._pin_memory)
+        deliveries = self._open_engine().run(self._cursor)
+        if not mover.is_idle:
+            deliveries = run_ahead(deliveries, mover)
+        plan = self._plan
+        try:
+            for delivery in deliveries:
+                if self._turn is not turn:
+                    raise LoaderClosed(
+                        "this iterator was overtaken: another iterator, set_epoch, load_state_dict or close came after "
+                        "it. A loader has one cursor, so one iterator at a time moves it"
+                    )
+                self._last = delivery
+                self._cursor = delivery.share.after(delivery.step)
+                stats.batches += 1
+                stats.samples += delivery.num_samples
+                stats.bytes += delivery.num_bytes
+                if delivery.made is not None and (delivery.made.failures or delivery.made.substitutes):
+                    stats.note(delivery.made)
+                ready = clock()
+                stats.wait_s += ready - asked
+                batch, self._last = delivery.batch, delivery._replace(batch=None)
+                del delivery
+                yield batch
+                del batch
+                now = clock()
+                stats.elapsed_s += now - asked
+                asked = now
+            if self._turn is turn:
+                self._cursor = plan.next_epoch(self._cursor)
+        except Exception:
+            # What was in flight behind a failure is of no use to whoever tries again.
+            self.close()
+            raise
+
+    def _open_engine(self) -> Engine:
+        """Open the engine, or go on with the one that is open."""
+        if self._engine is not None and self._engine_pid == os.getpid():
+            self._check_world()
+            return self._engine
+        plan, world, recipe = self._plan, self.world, self._recipe
+        self._check_world()
+        if self._workers == 0:
+            self._engine = InlineEngine(plan, world, recipe)
+        else:
+            lane = (
+                ThreadLane(recipe, self._workers)
+                if self._worker_type == "thread"
+                else ProcessLane(recipe, plan, world, self._workers)
+            )
+            self._engine = LaneEngine(plan, world, recipe, lane, ahead=self._prefetch, timeout=self.timeout)
+        self._engine_pid = os.getpid()
+        self._finalizer = weakref.finalize(self, _close_in, self._engine_pid, self._engine)
+        return self._engine
+
+    def _check_world(self) -> None:
+        """Refuse to go on if the world was detected too early and has changed since."""
+        if self._detects_world and self._world is not None and (now := detect_world()) != self._world:
+            raise ConfigError(
+                f"this loader was first used as data-parallel rank {self._world.dp_rank} of {self._world.dp_size}, but "
+                f"now this is rank {now.dp_rank} of {now.dp_size}: use it only after init_process_group"
+            )
+
+
+def _close_in(pid: int, engine: Engine) -> None:
+    """Close an engine, in the process that opened it only."""
+    if os.getpid() == pid:
+        engine.close()

@@ -1,0 +1,211 @@
+"""The process lane: for Python-bound work. The trainer's side.
+
+Workers are started as fresh interpreters (never forked) connected by one Unix socket each. They
+hold the recipe and the plan, so a ticket is a few integers; results come back through shared
+slabs. There is no manager thread and no helper process: all waiting happens in `result`, and a
+worker that dies is noticed because its socket ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.errors import ConfigError, LoaderTimeout, WorkerDied
+from penstock.loader.recipe import Made, Recipe
+from penstock.loader.sharing import SlabReader, Wire, anonymous_file
+from penstock.loader.tickets import Ticket
+from penstock.plan.plan import Plan
+from penstock.types import World
+
+CLOSE_WITHIN_S = 0.8
+SEND_WITHIN_S = 30.0
+
+_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from penstock.loader.worker import main; main()"
+
+
+@dataclass(kw_only=True, slots=True)
+class _Worker:
+    """One worker process and what it owes."""
+
+    index: int
+    process: subprocess.Popen[bytes]
+    wire: Wire
+    slabs: SlabReader = field(default_factory=SlabReader)
+    tickets: dict[int, Ticket] = field(default_factory=dict)
+
+
+class ProcessLane:
+    """Carry tickets out in `num_workers` fresh processes.
+
+    Raises:
+        ConfigError: the dataset or a transform cannot be pickled, or the script's main module is not guarded.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Plan, world: World, num_workers: int) -> None:
+        self._name = type(recipe.dataset).__name__
+        self._done: dict[int, Made | BaseException] = {}
+        self._selector = selectors.DefaultSelector()
+        self._workers: list[_Worker] = []
+        payload = _payload(recipe, plan, world)
+        try:
+            for index in range(num_workers):
+                worker = _start(index, payload)
+                self._workers.append(worker)
+                self._selector.register(worker.wire, selectors.EVENT_READ, worker)
+        finally:
+            os.close(payload)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Hand a ticket to the worker that owes least."""
+        worker = min(self._workers, key=lambda worker: len(worker.tickets))
+        worker.tickets[ticket.number] = ticket
+        cursor = (ticket.share.epoch, ticket.share.start + ticket.step * ticket.share.taken)
+        # A worker that is gone is reported by `result`, with all that it owed.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            worker.wire.send((ticket.number, *cursor, worker.slabs.released()), timeout=SEND_WITHIN_S)
+
+    def result(self, ticket: Ticket, timeout: float) -> Made:
+        """Wait for a ticket, reading whatever the workers send meanwhile."""
+        deadline = time.monotonic() + timeout
+        while ticket.number not in self._done:
+            events = self._selector.select(max(0.0, deadline - time.monotonic()))
+            for key, _ in events:
+                self._receive(key.data, max(1.0, deadline - time.monotonic()))
+            if not events and time.monotonic() >= deadline:
+                self._raise_late(ticket, timeout)
+        made = self._done.pop(ticket.number)
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    def discard(self) -> None:
+        """Forget all tickets; results still to come are dropped when they arrive."""
+        self._done.clear()
+        for worker in self._workers:
+            worker.tickets.clear()
+
+    def close(self) -> None:
+        """End the workers: politely, then firmly."""
+        self._selector.close()
+        for worker in self._workers:
+            worker.wire.close()
+        deadline = time.monotonic() + CLOSE_WITHIN_S
+        for end in (None, subprocess.Popen.terminate, subprocess.Popen.kill):
+            alive = [worker.process for worker in self._workers if worker.process.poll() is None]
+            if end is not None:
+                for process in alive:
+                    end(process)
+            share = max(0.05, deadline - time.monotonic()) / 2
+            until = time.monotonic() + share
+            for process in alive:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()) if end is not subprocess.Popen.kill else 5.0)
+        self._workers = []
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker.process.pid for worker in self._workers]
+
+    def _receive(self, worker: _Worker, timeout: float) -> None:
+        """Read one message of a worker."""
+        try:
+            (number, kind, content), fds = worker.wire.receive(timeout)
+        except (EOFError, TimeoutError):
+            self._raise_dead(worker)
+        if kind == "broken":
+            raise ConfigError(f"worker {worker.index} could not take on {self._name}:\n{content}")
+        value = worker.slabs.unpack(content, fds)
+        if kind == "failed":
+            value, value.__cause__ = value
+        if worker.tickets.pop(number, None) is not None:
+            self._done[number] = value
+
+    def _raise_dead(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.wire)
+        try:
+            code = worker.process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        ids = [id_ for ticket in worker.tickets.values() for id_ in ticket.ids.tolist()]
+        raise WorkerDied(
+            f"worker {worker.index} (pid {worker.process.pid}) {_ending(code)} while it owed {len(ids)} samples of "
+            f"{self._name}: {ids[:64]}{' …' if len(ids) > 64 else ''}. The next iteration starts new workers",
+            worker=worker.index,
+            exit_code=code,
+            ids=ids,
+        )
+
+    def _raise_late(self, ticket: Ticket, timeout: float) -> None:
+        holder = next((worker for worker in self._workers if ticket.number in worker.tickets), None)
+        where = f"worker {holder.index} (pid {holder.process.pid}) has them" if holder else "no worker has them"
+        raise LoaderTimeout(
+            f"no batch after {timeout:g} s: samples {ticket.ids.tolist()} of {self._name} are not ready; {where}. "
+            "Raise timeout=, or find what they wait for"
+        )
+
+
+def _payload(recipe: Recipe, plan: Plan, world: World) -> int:
+    """Put what every worker needs into an anonymous file, once; returns its descriptor."""
+    try:
+        job = pickle.dumps((recipe, plan, world), protocol=5)
+    except Exception as error:
+        raise ConfigError(
+            f"{type(recipe.dataset).__name__}, its transforms or its collate_fn cannot be sent to worker processes "
+            f"({type(error).__name__}: {error}): define them at a module's top level, or use worker_type='thread'"
+        ) from error
+    main = None
+    if b"__main__" in job:
+        # Only then must a worker import the script, which may cost as much as importing torch.
+        main = _main_module()
+    data = pickle.dumps((main, job), protocol=5)
+    fd = anonymous_file(len(data))
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(data)
+    return fd
+
+
+def _main_module() -> dict[str, Any]:
+    """Describe the script so that a worker can import what is defined in it."""
+    from multiprocessing import spawn
+
+    try:
+        preparation = spawn.get_preparation_data("penstock-worker")
+    except RuntimeError as error:
+        raise ConfigError(
+            "worker processes import your script, and it starts them again on import: put the part that trains under "
+            "`if __name__ == '__main__':`"
+        ) from error
+    del preparation["authkey"]  # refuses to be pickled, and is of use to multiprocessing alone
+    return preparation
+
+
+def _start(index: int, payload: int) -> _Worker:
+    """Start one interpreter, connected to us."""
+    ours, theirs = socket.socketpair()
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    command = [sys.executable, *flags, "-c", _BOOT, f"{theirs.fileno()},{payload}", json.dumps(sys.path)]
+    with theirs:
+        # A group of its own keeps a terminal's Ctrl-C from reaching the worker, even while it starts.
+        process = subprocess.Popen(
+            command, pass_fds=(theirs.fileno(), payload), stdin=subprocess.DEVNULL, process_group=0
+        )
+    return _Worker(index=index, process=process, wire=Wire(ours))
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "stopped answering"
+    if code == -9:
+        return "was killed (signal 9, often the system's out-of-memory killer)"
+    return f"was killed by signal {-code}" if code < 0 else f"exited with status {code}"

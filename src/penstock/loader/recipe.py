@@ -1,0 +1,259 @@
+"""What is done for the ids of one step: fetch, transform, collate, and what happens when one fails.
+
+A Recipe is the same object in every lane: the trainer's own thread, a pool of threads, worker
+processes. It decides nothing about order; given (epoch, ids) its result is always the same.
+
+    ids ──fetch──▶ samples ──transform(sample, rng(seed, epoch, id))──▶ samples ──collate──▶ batch
+                      └── a failing sample: raise · leave a hole · put another in its place
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from penstock.errors import ConfigError, SampleError
+from penstock.seeds import rng, uniform
+from penstock.transforms.collate import stack
+
+Policy = Literal["raise", "skip", "substitute"]
+Rows = list[Any] | dict[str, Any]
+
+SUBSTITUTE_ATTEMPTS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """One sample that could not be used."""
+
+    epoch: int
+    id: int
+    stage: str
+    reason: str
+    """The error's type name; "filtered" where a transform returned None."""
+    message: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Part:
+    """The samples made of some ids of a step, before they are collated."""
+
+    rows: Rows
+    failures: list[Failure] = field(default_factory=list)
+    substitutes: dict[int, int] = field(default_factory=dict)
+    """Failed id → the id whose sample stands in its place."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Made:
+    """One finished batch of one rank, with what went wrong on the way."""
+
+    batch: Any
+    num_samples: int
+    failures: list[Failure]
+    substitutes: dict[int, int]
+
+
+class Recipe:
+    """How ids become a batch.
+
+    Args:
+        dataset: `fetch(ids)`, or `__getitems__`, or `__getitem__`: the first there is.
+        transforms: applied in turn to each sample. One that has a parameter `rng` is given a
+            `numpy.random.Generator` keyed to (seed, epoch, id, its place in the chain). It returns a sample, a list
+            or generator of samples (fan-out), or None (the sample is left out, reason "filtered").
+        collate: list of samples → batch. None: `transforms.collate.stack`, and a dict of arrays from `fetch` as it is.
+        on_error: what a failing sample leads to.
+        seed: key of the transforms' and substitutes' randomness.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        transforms: Sequence[Callable[..., Any]] = (),
+        collate: Callable[[list[Any]], Any] | None = None,
+        on_error: Policy = "raise",
+        seed: int = 0,
+    ) -> None:
+        self.dataset = dataset
+        self.transforms = [(transform, _takes_rng(transform)) for transform in transforms]
+        self.collate = collate
+        self.on_error = on_error
+        self.seed = seed
+
+    @property
+    def keeps_arrays(self) -> bool:
+        """Whether a dict of arrays from `fetch` is handed on as it is."""
+        return not self.transforms and self.collate is None
+
+    def make(self, epoch: int, ids: np.ndarray) -> Made:
+        """Make the batch of ids, int64 [b].
+
+        Raises:
+            SampleError: a sample failed and the policy is to raise, or no substitute could be found.
+        """
+        return self.assemble(epoch, ids, [self.part(epoch, ids)])
+
+    def part(self, epoch: int, ids: np.ndarray) -> Part:
+        """Fetch and transform some of a step's ids."""
+        try:
+            rows = self._fetch(ids)
+        except Exception as error:  # noqa: BLE001 - a dataset may raise anything; the policy decides what it means
+            return self._one_by_one(epoch, ids, error)
+        if isinstance(rows, dict):
+            if self.keeps_arrays:
+                return Part(rows=rows)
+            rows = _as_samples(rows, len(ids))
+        if not self.transforms:
+            return Part(rows=rows)
+        part = Part(rows=[])
+        for id_, sample in zip(ids.tolist(), rows, strict=True):
+            self._settle(part, epoch, id_, partial(self._transform, epoch, id_, sample))
+        return part
+
+    def assemble(self, epoch: int, ids: np.ndarray, parts: Sequence[Part]) -> Made:
+        """Put the parts of a step together, in the order of its ids, and collate them."""
+        failures = [failure for part in parts for failure in part.failures]
+        substitutes = {old: new for part in parts for old, new in part.substitutes.items()}
+        rows = _joined([part.rows for part in parts])
+        if isinstance(rows, dict):
+            return Made(batch=rows, num_samples=len(ids), failures=failures, substitutes=substitutes)
+        if not rows:
+            # Ranks must stay in step, so a rank whose samples all failed hands out one flagged substitute.
+            first = int(ids[0])
+            rows, substitutes[first] = self._substitute(epoch, first, failures)
+        try:
+            batch = (self.collate or stack)(rows)
+        except Exception as error:
+            raise self._error(int(ids[0]), "collate", error, f"samples {_shown(ids)}") from error
+        return Made(batch=batch, num_samples=len(rows), failures=failures, substitutes=substitutes)
+
+    def _fetch(self, ids: np.ndarray) -> Rows:
+        dataset = self.dataset
+        if (fetch := getattr(dataset, "fetch", None)) is not None:
+            return fetch(ids)
+        if (getitems := getattr(dataset, "__getitems__", None)) is not None:
+            return getitems(ids.tolist())
+        return [dataset[id_] for id_ in ids.tolist()]
+
+    def _one_by_one(self, epoch: int, ids: np.ndarray, error: Exception) -> Part:
+        """Find out which sample a failed call was about, and apply the policy to that one only."""
+        if len(ids) == 1 and self.on_error == "raise":
+            raise self._error(int(ids[0]), "fetch", error) from error
+        part = Part(rows=[])
+        for id_ in ids.tolist():
+            self._settle(part, epoch, id_, partial(self._sample, epoch, id_))
+        return part
+
+    def _sample(self, epoch: int, id_: int) -> list[Any]:
+        """Fetch and transform one sample alone."""
+        try:
+            rows = self._fetch(np.array([id_]))
+        except Exception as error:
+            raise self._error(id_, "fetch", error) from error
+        sample = (_as_samples(rows, 1) if isinstance(rows, dict) else rows)[0]
+        return self._transform(epoch, id_, sample)
+
+    def _transform(self, epoch: int, id_: int, sample: Any) -> list[Any]:
+        """Run the chain on one sample: none (filtered), one, or several come out."""
+        samples = [sample]
+        try:
+            for place, (transform, takes_rng) in enumerate(self.transforms):
+                keyed = {"rng": rng(self.seed, "transform", epoch, id_, place)} if takes_rng else {}
+                samples = [out for one in samples for out in _fanned(transform(one, **keyed))]
+        except Exception as error:
+            raise self._error(id_, "transform", error) from error
+        return samples
+
+    def _settle(self, part: Part, epoch: int, id_: int, make: Callable[[], list[Any]]) -> None:
+        """Add what `make` gives to the part, or apply the policy to its failure."""
+        rows = part.rows
+        assert isinstance(rows, list)
+        try:
+            samples = make()
+            if samples:
+                rows.extend(samples)
+                return
+            failure = Failure(
+                epoch=epoch, id=id_, stage="transform", reason="filtered", message="a transform left it out"
+            )
+        except SampleError as error:
+            if self.on_error == "raise":
+                raise
+            cause = f"{error.reason}: {error.__cause__}"
+            failure = Failure(epoch=epoch, id=id_, stage=error.stage, reason=error.reason, message=cause)
+        part.failures.append(failure)
+        if self.on_error == "substitute" and failure.reason != "filtered":
+            samples, part.substitutes[id_] = self._substitute(epoch, id_, part.failures)
+            rows.extend(samples)
+
+    def _substitute(self, epoch: int, id_: int, failures: Sequence[Failure]) -> tuple[list[Any], int]:
+        """Give the samples of another id, drawn by (seed, epoch, id, attempt) and nothing else."""
+        size = len(self.dataset)
+        last: SampleError | None = None
+        for attempt in range(SUBSTITUTE_ATTEMPTS):
+            other = uniform(self.seed, "substitute", epoch, id_, attempt) % size
+            try:
+                if samples := self._sample(epoch, other):
+                    return samples, other
+            except SampleError as error:
+                last = error
+        reason = last or (failures[-1].message if failures else "all of them were filtered")
+        raise self._error(id_, "fetch", last, f"sample {id_}, and {SUBSTITUTE_ATTEMPTS} others in its place ({reason})")
+
+    def _error(self, id_: int, stage: str, cause: Exception | None, what: str | None = None) -> SampleError:
+        name = type(self.dataset).__name__
+        said = f": {type(cause).__name__}: {cause}" if cause is not None else ""
+        hint = "" if stage == "collate" else '; on_error="skip" or "substitute" goes on without it'
+        message = f"{what or f'sample {id_}'} of {name} failed in {stage}{said}{hint}"
+        reason = type(cause).__name__ if cause is not None else "filtered"
+        return SampleError(message, dataset=name, key=id_, stage=stage, reason=reason)
+
+
+def _takes_rng(transform: Callable[..., Any]) -> bool:
+    if not callable(transform):
+        raise ConfigError(f"transform must be a callable or a list of them, got {transform!r}")
+    try:
+        return "rng" in inspect.signature(transform).parameters
+    except (ValueError, TypeError):  # built-ins without a signature
+        return False
+
+
+def _fanned(result: Any) -> Sequence[Any]:
+    """List what a transform gave: nothing, one sample, or several."""
+    if result is None:
+        return ()
+    if isinstance(result, Iterator):
+        return list(result)
+    return result if isinstance(result, list) else (result,)
+
+
+def _as_samples(rows: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Split a dict of arrays [n, ...] into n samples."""
+    return [{name: values[j] for name, values in rows.items()} for j in range(count)]
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    """Join the rows of a step's parts, as arrays if all are."""
+    if len(parts) == 1:
+        return parts[0]
+    tables = [part for part in parts if isinstance(part, dict)]
+    if len(tables) == len(parts):
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return [row for part in parts for row in (_as_samples(part, _height(part)) if isinstance(part, dict) else part)]
+
+
+def _height(rows: Mapping[str, Any]) -> int:
+    return len(next(iter(rows.values())))
+
+
+def _shown(ids: np.ndarray, most: int = 8) -> str:
+    """Print ids, the first few of many."""
+    head = ", ".join(str(id_) for id_ in ids[:most].tolist())
+    return f"[{head}{f', … {len(ids)} in all' if len(ids) > most else ''}]"

@@ -1,0 +1,74 @@
+"""What a loader's arguments mean together: checked once, before anything is opened."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, get_args
+
+import numpy as np
+
+from penstock.errors import ConfigError
+from penstock.plan.order import GlobalShuffle, LengthBuckets, Order, Sequential, WindowShuffle
+from penstock.plan.plan import Remainder
+from penstock.types import check_choice, check_int
+
+MAX_AUTO_THREADS = 8
+
+
+def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucket: int | None) -> Order:
+    """Build the order that the arguments ask for."""
+    if not hasattr(dataset, "__len__") or not (hasattr(dataset, "fetch") or hasattr(dataset, "__getitem__")):
+        raise ConfigError(
+            f"{type(dataset).__name__} has no __len__ and __getitem__: samples must have ids for their order to be "
+            "exact, so give a map-style dataset"
+        )
+    size = len(dataset)
+    if size == 0:
+        raise ConfigError(f"{type(dataset).__name__} is empty: there is nothing to load")
+    check_choice("shuffle", shuffle, (False, True, None, "global", "window"))
+    order: Order
+    if shuffle == "window":
+        if getattr(dataset, "block_ends", None) is None:
+            raise ConfigError(
+                f"shuffle='window' needs dataset.block_ends, {type(dataset).__name__} has none: use 'global'"
+            )
+        order = WindowShuffle(dataset.block_ends, seed, window)
+        if order.num_samples != size:
+            raise ConfigError(f"dataset.block_ends ends at {order.num_samples}, but the dataset has {size} samples")
+    else:
+        order = GlobalShuffle(size, seed) if shuffle else Sequential(size)
+    if length_bucket is None:
+        return order
+    if getattr(dataset, "lengths", None) is None:
+        raise ConfigError(f"length_bucket needs dataset.lengths, and {type(dataset).__name__} has none")
+    check_int("length_bucket", length_bucket, minimum=1)
+    lengths = np.asarray(dataset.lengths)
+    return LengthBuckets(order, lengths, bucket=length_bucket, window=64 * length_bucket, seed=seed)
+
+
+def check_workers(dataset: Any, num_workers: Any, worker_type: Any) -> tuple[int, str]:
+    """Choose how many workers of which kind."""
+    check_choice("worker_type", worker_type, ("auto", "thread", "process"))
+    fetches = hasattr(dataset, "fetch")
+    if num_workers == "auto":
+        cores = os.cpu_count() or 1
+        waits = fetches and not getattr(dataset, "inline", False)
+        num_workers = min(MAX_AUTO_THREADS, 2 * cores) if waits else 0
+    kind = ("thread" if fetches else "process") if worker_type == "auto" else worker_type
+    return check_int("num_workers", num_workers, minimum=0), kind
+
+
+def check_remainder(drop_last: bool, remainder: Remainder | None) -> Remainder:
+    """Choose what happens to an incomplete last batch."""
+    check_choice("drop_last", drop_last, (True, False))
+    check_choice("remainder", remainder, (None, *get_args(Remainder)))
+    if drop_last and remainder not in (None, "drop"):
+        raise ConfigError(f"drop_last=True and remainder={remainder!r} contradict each other: give one of them")
+    return "drop" if drop_last else remainder or "short"
+
+
+def check_timeout(timeout: Any) -> float:
+    """Return a deadline in seconds."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ConfigError(f"timeout must be a positive number of seconds, got {timeout!r}: every wait has a deadline")
+    return float(timeout)

@@ -1,0 +1,62 @@
+"""What a checkpoint of a loader holds: a cursor, and what it is a cursor of.
+
+No rank, no world, no workers, nothing in flight: so any rank's copy resumes any other set-up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.errors import StateMismatch
+from penstock.plan.order import Order
+from penstock.plan.plan import Cursor
+from penstock.types import check_int
+
+STATE_VERSION = 1
+
+
+def write_state(cursor: Cursor, order: Order, seed: int, fingerprint: str | None) -> dict[str, Any]:
+    """Describe a cursor and the stream it belongs to, ready for JSON."""
+    return {
+        "version": STATE_VERSION,
+        "epoch": cursor.epoch,
+        "samples": cursor.samples,
+        **_belongs_to(order, seed, fingerprint),
+    }
+
+
+def read_state(state: Any, order: Order, seed: int, fingerprint: str | None) -> Cursor:
+    """Take the cursor out of a state, if it belongs to this stream.
+
+    Raises:
+        StateMismatch: it does not, or it is not a state at all; every difference is named.
+    """
+    if not isinstance(state, dict) or "version" not in state:
+        raise StateMismatch(f"this is no loader state: expected what state_dict() returned, got {_shown(state)}")
+    if state["version"] != STATE_VERSION:
+        raise StateMismatch(
+            f"the state has version {state['version']!r}, this penstock reads version {STATE_VERSION}: load it with "
+            "the release that wrote it"
+        )
+    here = _belongs_to(order, seed, fingerprint)
+    missing = [name for name in ("epoch", "samples", *here) if name not in state]
+    if missing:
+        raise StateMismatch(f"the state lacks {', '.join(missing)}: it was cut off or edited")
+    differing = [
+        f"{name} is {state[name]!r} in the state, {here[name]!r} here" for name in here if state[name] != here[name]
+    ]
+    if differing:
+        raise StateMismatch(
+            f"the state belongs to another stream: {'; '.join(differing)}. Give the loader the data and settings it "
+            "was saved with, or start afresh without the state"
+        )
+    epoch = check_int("epoch of the state", state["epoch"], minimum=0)
+    return Cursor(epoch=epoch, samples=check_int("samples of the state", state["samples"], minimum=0))
+
+
+def _belongs_to(order: Order, seed: int, fingerprint: str | None) -> dict[str, Any]:
+    return {"order": order.name, "seed": seed, "num_samples": order.num_samples, "fingerprint": fingerprint}
+
+
+def _shown(state: Any) -> str:
+    return f"a dict with {sorted(state)[:8]}" if isinstance(state, dict) else f"a {type(state).__name__}"

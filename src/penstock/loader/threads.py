@@ -1,0 +1,134 @@
+"""The thread lane: for work that releases the GIL, such as waiting, decoding and numpy.
+
+A step is cut into parts of a few samples, so that the threads work on one batch together and the
+first batch comes after one round trip; whoever finishes a step's last part collates it. Threads
+are daemons: one stuck in a user's code can be abandoned, never waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from penstock.errors import LoaderTimeout
+from penstock.loader.recipe import Made, Part, Recipe
+from penstock.loader.tickets import Ticket
+
+PART_SIZE = 16
+CLOSE_WITHIN_S = 0.8
+
+
+@dataclass(kw_only=True, slots=True)
+class _Job:
+    """A ticket being worked on by several threads."""
+
+    ticket: Ticket
+    parts: list[Part | None]
+    size: int
+    missing: int
+    done: threading.Event = field(default_factory=threading.Event)
+    made: Made | None = None
+    error: BaseException | None = None
+    dropped: bool = False
+
+
+class ThreadLane:
+    """Carry tickets out in `num_workers` threads of this process."""
+
+    def __init__(self, recipe: Recipe, num_workers: int) -> None:
+        self._recipe = recipe
+        self._jobs: dict[int, _Job] = {}
+        self._queue: SimpleQueue[tuple[_Job, int] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._splits = True
+        self._threads = [
+            threading.Thread(target=self._work, name=f"penstock-{j}", daemon=True) for j in range(num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue the parts of a ticket."""
+        count = len(ticket.ids)
+        size = PART_SIZE if self._splits else count
+        parts = -(-count // size)
+        job = self._jobs[ticket.number] = _Job(ticket=ticket, parts=[None] * parts, size=size, missing=parts)
+        for part in range(parts):
+            self._queue.put((job, part))
+
+    def result(self, ticket: Ticket, timeout: float) -> Made:
+        """Wait for a ticket."""
+        job = self._jobs[ticket.number]
+        if not job.done.wait(timeout):
+            raise LoaderTimeout(self._lateness(job, timeout))
+        del self._jobs[ticket.number]
+        if job.error is not None:
+            raise job.error
+        made, job.made = job.made, None
+        assert made is not None
+        return made
+
+    def discard(self) -> None:
+        """Forget all tickets; parts that have not begun never will."""
+        for job in self._jobs.values():
+            job.dropped = True
+        self._jobs.clear()
+
+    def close(self) -> None:
+        """Ask the threads to end; after a moment, leave those that are stuck behind."""
+        self.discard()
+        for _ in self._threads:
+            self._queue.put(None)
+        deadline = time.monotonic() + CLOSE_WITHIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        stuck = [thread.name for thread in self._threads if thread.is_alive()]
+        self._threads = []
+        if stuck:
+            warnings.warn(
+                f"threads {', '.join(stuck)} are stuck in {type(self._recipe.dataset).__name__} and were left behind; "
+                "they end with this process",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    def _lateness(self, job: _Job, timeout: float) -> str:
+        """Say which samples a batch still waits for."""
+        late = [j for j, part in enumerate(job.parts) if part is None]
+        ids = [id_ for j in late for id_ in job.ticket.ids[j * job.size : (j + 1) * job.size].tolist()]
+        name = type(self._recipe.dataset).__name__
+        where = (
+            f"samples {ids} of {name} are still in fetch or transform" if ids else f"{name}'s batch is still in collate"
+        )
+        return f"no batch after {timeout:g} s: {where}, in a thread. Raise timeout=, or find what they wait for"
+
+    def _work(self) -> None:
+        """Take parts from the queue until told to end."""
+        while (task := self._queue.get()) is not None:
+            job, part = task
+            if not job.dropped and job.error is None:
+                self._make(job, part)
+            # A waiting thread must not keep a batch, and with it its buffers, alive.
+            del task, job
+
+    def _make(self, job: _Job, part: int) -> None:
+        """Make one part, and the batch if it was the last one missing."""
+        ticket = job.ticket
+        try:
+            ids = ticket.ids[part * job.size : (part + 1) * job.size]
+            job.parts[part] = made = self._recipe.part(ticket.epoch, ids)
+            with self._lock:
+                job.missing -= 1
+                last = job.missing == 0
+            if last:
+                parts = [part for part in job.parts if part is not None]
+                # A dict of arrays is one gather for all ids: cutting it up would only cost.
+                self._splits = self._splits and not isinstance(made.rows, dict)
+                job.made = self._recipe.assemble(ticket.epoch, ticket.ids, parts)
+                job.done.set()
+        except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer's thread
+            job.error = job.error or error
+            job.done.set()

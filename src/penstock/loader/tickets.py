@@ -1,0 +1,58 @@
+"""The unit of scheduling, and what every lane does with it.
+
+A lane is a place where recipes are carried out ahead of the trainer: threads or processes. It is
+given tickets in order, works on them in any order, and is asked for their results in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from penstock.loader.recipe import Made
+from penstock.plan.plan import Share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ticket:
+    """One step of one rank, to be made somewhere."""
+
+    number: int
+    """Unique in its lane, ascending."""
+    share: Share
+    step: int
+    """Which of the share's steps."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch the step belongs to."""
+        return self.share.epoch
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int64 [b]."""
+        return self.share.ids[self.step]
+
+
+class Lane(Protocol):
+    """Where tickets are worked on."""
+
+    def submit(self, ticket: Ticket) -> None:
+        """Begin to work on a ticket, now or when there is room; returns at once."""
+
+    def result(self, ticket: Ticket, timeout: float) -> Made:
+        """Wait for a ticket, at most `timeout` seconds, and forget it.
+
+        Raises:
+            SampleError: one of its samples failed.
+            LoaderTimeout: it was not ready in time; names its samples and where they are.
+            WorkerDied: the process that worked on it is gone.
+        """
+
+    def discard(self) -> None:
+        """Forget all tickets: what is being worked on comes to nothing."""
+
+    def close(self) -> None:
+        """End all threads and processes, within a second."""

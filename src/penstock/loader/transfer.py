@@ -1,0 +1,99 @@
+"""The last stretch: arrays become tensors, pinned or on the device, while the trainer is busy.
+
+This is the one place of the loader that imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+_TENSOR_KINDS = "biufc"
+
+
+def as_tensors(batch: Any) -> Any:
+    """Turn every numeric array in a batch into the tensor on the same memory; leave the rest as it is."""
+    return _mapped(batch, np.ndarray, _tensor)
+
+
+def as_steps(rows: Mapping[str, np.ndarray], steps: int) -> Iterator[dict[str, Any]]:
+    """Cut a dict of arrays [steps · b, ...] into `steps` batches of tensors [b, ...]."""
+    columns = []
+    for values in rows.values():
+        stepped = values.reshape(steps, len(values) // steps, *values.shape[1:])
+        columns.append(_tensor(stepped).unbind(0) if values.dtype.kind in _TENSOR_KINDS else list(stepped))
+    for column in zip(*columns, strict=True):
+        yield dict(zip(rows, column, strict=True))
+
+
+def count_bytes(batch: Any) -> int:
+    """Add up the bytes of the tensors and arrays in a batch."""
+    if isinstance(batch, torch.Tensor | np.ndarray):
+        return batch.nbytes
+    if isinstance(batch, Mapping):
+        return sum(count_bytes(value) for value in batch.values())
+    return sum(count_bytes(value) for value in batch) if isinstance(batch, list | tuple) else 0
+
+
+class Mover:
+    """Takes batches to pinned memory or to a device.
+
+    With a CUDA device, a batch is copied on a stream of its own while the trainer works on the one
+    before, and the trainer's stream waits for it on the device, not on the host.
+    """
+
+    def __init__(self, device: str | torch.device | None, pin_memory: bool) -> None:
+        self.device = None if device is None else torch.device(device)
+        self._on_cuda = self.device is not None and self.device.type == "cuda"
+        self._pins = (pin_memory or self._on_cuda) and torch.cuda.is_available()
+        self._stream: Any = torch.cuda.Stream(self.device) if self._on_cuda else None  # type: ignore[no-untyped-call]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether batches are handed out as they come."""
+        return self.device is None and not self._pins
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether it pays to begin a batch's transfer before the trainer asks for it."""
+        return self._on_cuda
+
+    def begin(self, batch: Any) -> Any:
+        """Start a batch's way to where it goes."""
+        if self._pins:
+            batch = _mapped(batch, torch.Tensor, torch.Tensor.pin_memory)
+        if self._stream is None:
+            return batch if self.device is None else _mapped(batch, torch.Tensor, lambda tensor: tensor.to(self.device))
+        with torch.cuda.stream(self._stream):
+            return _mapped(batch, torch.Tensor, lambda tensor: tensor.to(self.device, non_blocking=True))
+
+    def finish(self, batch: Any) -> Any:
+        """Make a begun batch safe to use on the trainer's current stream."""
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self._stream)
+            # The allocator must not hand this memory out again while the trainer's stream still reads it.
+            _mapped(batch, torch.Tensor, lambda tensor: tensor.record_stream(current) or tensor)
+        return batch
+
+
+def _tensor(values: np.ndarray) -> Any:
+    if values.dtype.kind not in _TENSOR_KINDS:
+        return values
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """Apply a function to every `kind` in a tree of dicts, lists and tuples."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(inner, kind, function) for name, inner in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_mapped(inner, kind, function) for inner in value))
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(inner, kind, function) for inner in value)
+    return value

@@ -1,0 +1,107 @@
+"""The process lane: the worker's side.
+
+A worker takes tickets from its socket, makes them, and sends parcels back. It ends when the socket
+does, when its parent is gone, and not on Ctrl-C: that is the trainer's to answer.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+from penstock.loader.recipe import Recipe
+from penstock.loader.sharing import SlabWriter, Wire
+from penstock.plan.plan import Cursor, Plan
+from penstock.types import World
+
+WATCH_EVERY_S = 1.0
+
+
+def main() -> None:
+    """Run a worker in this process; its descriptors are the first argument."""
+    connection, payload = (int(fd) for fd in sys.argv[1].split(","))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    wire = Wire(socket.socket(fileno=connection))
+    try:
+        try:
+            recipe, plan, world = _load(payload)
+        except BaseException:  # noqa: BLE001 - whatever it was, the trainer must hear of it
+            wire.send((-1, "broken", traceback.format_exc()))
+            return
+        _serve(wire, recipe, plan, world)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _load(payload: int) -> tuple[Recipe, Plan, World]:
+    """Read the job, importing the trainer's script first if something in it was defined there."""
+    # Mapped, not read: all workers share one file offset.
+    with mmap.mmap(payload, 0, access=mmap.ACCESS_READ) as pages:
+        preparation, job = pickle.loads(pages)  # noqa: S301 - written by our parent
+    os.close(payload)
+    if preparation is not None:
+        _import_script(preparation)
+    loaded = pickle.loads(job)  # noqa: S301
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+    return loaded
+
+
+def _import_script(preparation: dict[str, Any]) -> None:
+    """Import the trainer's main module as multiprocessing does, so that its names unpickle."""
+    from multiprocessing import process, spawn
+
+    # While this is set, a script that is not guarded is told so instead of starting workers of its own.
+    current: Any = process.current_process()
+    current._inheriting = True
+    try:
+        spawn.prepare(preparation)
+    finally:
+        del current._inheriting
+
+
+def _serve(wire: Wire, recipe: Recipe, plan: Plan, world: World) -> None:
+    """Make tickets until the connection ends."""
+    slabs = SlabWriter()
+    while True:
+        (number, epoch, samples, released), _ = wire.receive()
+        slabs.take_back(released)
+        share = plan.share(Cursor(epoch=epoch, samples=samples), world)
+        assert share is not None
+        kind = "made"
+        try:
+            parcel, fds = slabs.pack(recipe.make(epoch, share.ids[0]))
+        except Exception as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer
+            kind = "failed"
+            error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)).rstrip())
+            parcel, fds = slabs.pack((_portable(error), _portable(error.__cause__)))
+        wire.send((number, kind, parcel), fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def _portable(error: BaseException | None) -> BaseException | None:
+    """Make an error fit to travel; many exception classes cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:  # noqa: BLE001 - whatever a class's pickling raises, its words are what matters
+        replacement = RuntimeError(f"{type(error).__name__}: {error}")
+        replacement.__notes__ = getattr(error, "__notes__", [])
+        return replacement
+    return error
+
+
+def _watch_parent(parent: int) -> None:
+    """End at once if the parent is gone, even from the middle of somebody's code."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_EVERY_S)
+    os._exit(1)

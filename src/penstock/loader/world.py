@@ -1,0 +1,64 @@
+"""Where this process stands among those that train together.
+
+Asked at first use, not at import or construction, so a loader may be built before
+`init_process_group`. Two sources are believed, and they must agree: torch.distributed once it is
+initialised, and torchrun's RANK and WORLD_SIZE. Nothing else is guessed from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from penstock.errors import ConfigError
+from penstock.types import World
+
+
+def detect_world(*, tp_size: int = 1, pp_size: int = 1) -> World:
+    """Find this process's place: torch.distributed if initialised, else torchrun's variables, else alone.
+
+    Args:
+        tp_size: tensor-parallel ranks per replica; they are neighbours in rank order.
+        pp_size: pipeline stages per replica. A mesh laid out otherwise is given as a `World` by hand.
+
+    Raises:
+        ConfigError: torch.distributed and the variables contradict each other, only one of the two
+            variables is set, or they do not hold what they should.
+
+    Cost: microseconds; torch is not imported for it.
+    """
+    torchrun = _from_torchrun()
+    group = _from_process_group()
+    if torchrun and group and torchrun != group:
+        raise ConfigError(
+            f"torch.distributed says rank {group[0]} of {group[1]}, but RANK and WORLD_SIZE say rank {torchrun[0]} of "
+            f"{torchrun[1]}: unset the variables, or pass world=World(dp_rank=…, dp_size=…) to say which holds"
+        )
+    rank, world_size = group or torchrun or (0, 1)
+    return World.of(rank=rank, world_size=world_size, tp_size=tp_size, pp_size=pp_size)
+
+
+def _from_process_group() -> tuple[int, int] | None:
+    """Read rank and size from an initialised default process group."""
+    torch = sys.modules.get("torch")
+    distributed = getattr(torch, "distributed", None)
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _from_torchrun() -> tuple[int, int] | None:
+    """Read rank and size from RANK and WORLD_SIZE."""
+    values = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
+    given = [name for name, value in values.items() if value is not None]
+    if not given:
+        return None
+    if len(given) == 1:
+        missing = "WORLD_SIZE" if given == ["RANK"] else "RANK"
+        raise ConfigError(f"{given[0]} is set but {missing} is not: set both, as torchrun does, or neither")
+    try:
+        return int(values["RANK"] or ""), int(values["WORLD_SIZE"] or "")
+    except ValueError:
+        raise ConfigError(
+            f"RANK and WORLD_SIZE must be integers, got {values['RANK']!r} and {values['WORLD_SIZE']!r}"
+        ) from None

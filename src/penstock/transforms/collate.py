@@ -1,0 +1,68 @@
+"""Samples → one batch.
+
+Arrays are stacked into numpy arrays, so that a worker needs no torch and big results can cross
+processes without a copy; the loader turns them into tensors where it hands them out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def stack(samples: Sequence[Any]) -> Any:
+    """Stack like things of n samples into one thing with a leading axis of n.
+
+    What each becomes is what torch's default collate makes of it, tensors being numpy arrays here:
+    arrays [...] → [n, ...]; Python and numpy numbers → [n]; torch tensors → torch.stack; dicts, lists,
+    tuples and named tuples are entered (a tuple comes back as a list); anything else, text included,
+    is kept as a list of n.
+
+    Raises:
+        ValueError: shapes, lengths or keys differ between samples; says where.
+
+    >>> stack([{"x": np.zeros(3), "name": "a"}, {"x": np.ones(3), "name": "b"}])["name"]
+    ['a', 'b']
+    """
+    return _stack(samples, "samples")
+
+
+def _stack(values: Sequence[Any], path: str) -> Any:
+    first = values[0]
+    if isinstance(first, np.ndarray):
+        return list(values) if first.dtype == object else _stacked(np.stack, values, path)
+    if isinstance(first, str | bytes) or first is None:
+        return list(values)
+    if isinstance(first, bool | int | float | complex | np.generic):
+        return np.array(values)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(first, torch.Tensor):
+        return _stacked(torch.stack, values, path)
+    if isinstance(first, Mapping):
+        return {name: _stack([_field(value, name, path) for value in values], f"{path}[{name!r}]") for name in first}
+    if isinstance(first, tuple | list):
+        if len({len(value) for value in values}) > 1:
+            raise ValueError(
+                f"{path} have {sorted({len(value) for value in values})} elements: they must all have as many"
+            )
+        columns = [_stack(column, f"{path}[{j}]") for j, column in enumerate(zip(*values, strict=True))]
+        return type(first)(*columns) if hasattr(first, "_fields") else columns
+    return list(values)
+
+
+def _field(sample: Mapping[str, Any], name: str, path: str) -> Any:
+    try:
+        return sample[name]
+    except KeyError:
+        raise ValueError(f"one of {path} has no {name!r}, the first one has: all must have the same keys") from None
+
+
+def _stacked(function: Any, values: Sequence[Any], path: str) -> Any:
+    try:
+        return function(list(values))
+    except (ValueError, TypeError, RuntimeError):
+        shapes = sorted({tuple(value.shape) for value in values})
+        raise ValueError(f"{path} have shapes {shapes}, which do not stack: pass a collate_fn that pads them") from None
