@@ -89,7 +89,13 @@ def _open_bar(label: str, total: int | None) -> tuple[Progress, Any]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     bar = Progress(*columns, console=Console(stderr=True))
     bar.start()
     return bar, bar.add_task(label, total=total, note="")

@@ -15,16 +15,16 @@ from types import TracebackType
 from typing import Any, Literal, get_args
 
 from penstock.errors import ConfigError, LoaderClosed
-from penstock.loader.engine import Delivery, Engine, InlineEngine, LaneEngine, run_ahead
+from penstock.loader.engine import Engine, InlineEngine, LaneEngine, run_ahead
 from penstock.loader.processes import ProcessLane
-from penstock.loader.recipe import Policy, Recipe
+from penstock.loader.recipe import Made, Policy, Recipe
 from penstock.loader.settings import build_order, check_remainder, check_timeout, check_workers
 from penstock.loader.state import read_state, write_state
 from penstock.loader.stats import BatchInfo, LoaderStats
 from penstock.loader.threads import ThreadLane
 from penstock.loader.transfer import Mover
 from penstock.loader.world import detect_world
-from penstock.plan.plan import Cursor, Plan, Remainder
+from penstock.plan.plan import Cursor, Plan, Remainder, Share
 from penstock.types import World, check_choice, check_int
 
 Transform = Callable[..., Any]
@@ -127,11 +127,12 @@ class StreamingDataLoader:
         self._pin_memory = pin_memory
         self._device = device
         self._known_plan: Plan | None = None
-        self._cursor = Cursor()
+        self._start = Cursor()
+        # The last batch handed out since `_start`, as (share, step, made): cheaper to keep than a cursor a batch.
+        self._at: tuple[Share, int, Made | None] | None = None
         self._engine: Engine | None = None
         self._engine_pid = 0
         self._turn: object = None
-        self._last: Delivery | None = None
         self._finalizer: weakref.finalize | None = None
 
     def __len__(self) -> int:
@@ -165,17 +166,16 @@ class StreamingDataLoader:
         """What the last batch handed out was made of.
 
         Raises:
-            LoaderClosed: no batch has been handed out yet.
+            LoaderClosed: none has been handed out since the loader was made, or moved to another place.
         """
-        if self._last is None:
-            raise LoaderClosed("no batch has been handed out yet, so there is nothing to say of it")
-        return BatchInfo.of(self._last.share, self._last.step, self._last.made)
+        if self._at is None:
+            raise LoaderClosed("no batch of this epoch has been handed out yet, so there is nothing to say of it")
+        return BatchInfo.of(*self._at)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; does nothing if the cursor is in that epoch already."""
         if check_int("epoch", epoch, minimum=0) != self._cursor.epoch:
-            self._turn = None
-            self._cursor = Cursor(epoch=epoch)
+            self._move(Cursor(epoch=epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """Say where the stream stands: after the last batch handed out, whatever is in flight.
@@ -193,8 +193,7 @@ class StreamingDataLoader:
             StateMismatch: it belongs to other data, another order or another seed; says what differs.
         """
         cursor = read_state(state, self._order, self.seed, getattr(self.dataset, "fingerprint", None))
-        self._turn = None
-        self._cursor = cursor
+        self._move(cursor)
 
     def explain(self) -> str:
         """Describe in words what this loader does and how."""
@@ -218,6 +217,16 @@ class StreamingDataLoader:
         self._engine = self._finalizer = None
 
     @property
+    def _cursor(self) -> Cursor:
+        """Where the stream stands: after the last batch handed out."""
+        return self._start if self._at is None else self._at[0].after(self._at[1])
+
+    def _move(self, cursor: Cursor) -> None:
+        """Go to another place; iterators that are open end."""
+        self._turn = None
+        self._start, self._at = cursor, None
+
+    @property
     def _plan(self) -> Plan:
         if self._known_plan is None:
             size = self._global_batch_size
@@ -238,35 +247,34 @@ class StreamingDataLoader:
         deliveries = self._open_engine().run(self._cursor)
         if not mover.is_idle:
             deliveries = run_ahead(deliveries, mover)
-        plan = self._plan
         try:
             for delivery in deliveries:
-                if self._turn is not turn:
-                    raise LoaderClosed(
-                        "this iterator was overtaken: another iterator, set_epoch, load_state_dict or close came after "
-                        "it. A loader has one cursor, so one iterator at a time moves it"
-                    )
-                self._last = delivery
-                self._cursor = delivery.share.after(delivery.step)
+                batch, share, step, num_samples, num_bytes, made = delivery
+                self._at = share, step, made
                 stats.batches += 1
-                stats.samples += delivery.num_samples
-                stats.bytes += delivery.num_bytes
-                if delivery.made is not None and (delivery.made.failures or delivery.made.substitutes):
-                    stats.note(delivery.made)
+                stats.samples += num_samples
+                stats.bytes += num_bytes
+                if made is not None and (made.failures or made.substitutes):
+                    stats.note(made)
                 ready = clock()
                 stats.wait_s += ready - asked
-                batch, self._last = delivery.batch, delivery._replace(batch=None)
+                # While the trainer works, nothing here may keep its batch, and so its buffer, alive.
                 del delivery
                 yield batch
                 del batch
                 now = clock()
                 stats.elapsed_s += now - asked
                 asked = now
-            if self._turn is turn:
-                self._cursor = plan.next_epoch(self._cursor)
+                if self._turn is not turn:
+                    raise LoaderClosed(
+                        "this iterator was overtaken: another iterator, set_epoch, load_state_dict or close came after "
+                        "it. A loader has one cursor, so one iterator at a time moves it"
+                    )
+            self._move(self._plan.next_epoch(self._cursor))
         except Exception:
             # What was in flight behind a failure is of no use to whoever tries again.
-            self.close()
+            if self._turn is turn:
+                self.close()
             raise
 
     def _open_engine(self) -> Engine:

@@ -104,6 +104,7 @@ class Plan:
         if not 0 <= step < self.num_batches():
             raise PlanError(f"step {step} is outside the epoch: it has {self.num_batches()} global batches")
         share = self.share(Cursor(epoch=epoch, samples=step * self.global_batch), World())
+        assert share is not None
         return share.ids[0]
 
     def share(self, cursor: Cursor, world: World, max_steps: int = 1) -> Share | None:
