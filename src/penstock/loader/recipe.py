@@ -92,6 +92,11 @@ class Recipe:
         """Whether a dict of arrays from `fetch` is handed on as it is."""
         return not self.transforms and self.collate is None
 
+    @property
+    def gives_arrays(self) -> bool:
+        """Whether batches are arrays, to be handed out as tensors; what a user's collate_fn gives is left alone."""
+        return self.collate is None or self.collate == getattr(self.dataset, "collate", None)
+
     def make(self, epoch: int, ids: np.ndarray) -> Made:
         """Make the batch of ids, int64 [b].
 
