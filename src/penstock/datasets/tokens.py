@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ class TokenDataset:
         columns = {name: torch.from_numpy(values) for name, values in self.fetch(np.asarray(indices)).items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What the samples are: the tokens and how they are cut."""
         return f"{self.bin.fingerprint}:{self.seq_len}:{self.stride}"
