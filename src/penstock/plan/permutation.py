@@ -16,6 +16,9 @@ from penstock.errors import PlanError
 ORDER_NAME = "feistel8-v1"
 MAX_RANGE = 2**62
 ROUNDS = 8
+SMALL_RANGE = 256
+SMALL_ROUNDS = 24
+"""Below SMALL_RANGE a hash has only a few values to add, so more of them are needed to reach every order alike."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_A = np.uint64(0xFF51AFD7ED558CCD)
@@ -56,7 +59,7 @@ def permute(i: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
         raise PlanError(f"positions run from {positions.min()} to {positions.max()}, outside [0, {n})")
     width = isqrt(n - 1) + 1
     height = -(-n // width)
-    rounds = _round_keys(key)
+    rounds = _round_keys(key, SMALL_ROUNDS if n < SMALL_RANGE else ROUNDS)
     values = _network(positions.ravel().view(np.uint64), width, height, rounds)
     # The rectangle is at most `width` larger than n, so a walk of more than one step is rare.
     outside = np.flatnonzero(values >= np.uint64(n))
@@ -66,10 +69,10 @@ def permute(i: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
     return values.view(np.int64).reshape(positions.shape)
 
 
-def _round_keys(key: np.ndarray) -> list[np.uint64]:
+def _round_keys(key: np.ndarray, count: int) -> list[np.uint64]:
     """Spread a 256-bit key over the rounds."""
     words = [int(word) for word in key]
-    return [np.uint64((words[j % 4] + (j // 4) * _GOLDEN) & 0xFFFFFFFFFFFFFFFF) for j in range(ROUNDS)]
+    return [np.uint64((words[j % 4] + (j // 4) * _GOLDEN) & 0xFFFFFFFFFFFFFFFF) for j in range(count)]
 
 
 def _network(values: np.ndarray, width: int, height: int, rounds: list[np.uint64]) -> np.ndarray:
