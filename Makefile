@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
 # A failed install leaves no stamp, so the next call tries again.
-INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt
+INSTALL = $(BIN)/python -m pip install -qq --constraint constraints.txt --build-constraint constraints.txt
 
 help:
 	@sed -n '3,9s/^# \{0,1\}//p' Makefile
@@ -50,13 +50,15 @@ clean:
 .venv/.pip:
 	@test -n "$(PYTHON)" || { echo "penstock needs Python 3.11 or newer; none is on the path. Install one, or say PYTHON=/path/to/python."; exit 1; }
 	"$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --upgrade pip
 	@touch $@
 
 .venv/.run: .venv/.pip pyproject.toml constraints.txt
+	@echo "installing penstock and what it needs into .venv"
 	$(INSTALL) --editable '.[text,plot]'
 	@touch $@
 
 .venv/.dev: .venv/.run
+	@echo "installing what tests, checks and documentation need into .venv"
 	$(INSTALL) --group test --group check --group docs
 	@touch $@
