@@ -52,10 +52,11 @@ class StreamingDataLoader:
             at most eight.
         worker_type: "thread", "process" (fresh interpreters, never forked), or "auto": threads for datasets with
             `fetch`, whose contract makes it safe, processes for all others. It changes speed, never data.
-        prefetch: batches prepared ahead, by all workers together. None: two per worker.
+        prefetch: batches prepared ahead, by all workers together. None: two per worker. Without workers only arrays are
+            gathered ahead, a few MB at most.
         transform: sample → sample, or a list of such. One with a parameter `rng` gets a generator keyed to the sample.
             A list or generator it returns adds several samples to the batch; None leaves the sample out.
-        collate_fn: list of samples → batch. None stacks, as torch does.
+        collate_fn: list of samples → batch. None: the dataset's own `collate`, else they are stacked, as torch does.
         pin_memory: copy batches to pinned memory; only where there is CUDA.
         device: copy batches there; with CUDA the copy overlaps the trainer's work.
         world: this process's place. None detects it at first use (`penstock.detect_world`).
@@ -65,7 +66,7 @@ class StreamingDataLoader:
             of it wastes least padding. It is part of the order, so it stays when the world changes.
         on_error: a sample that fails "raise"s a SampleError, is "skip"ped (its batch is smaller by one), or
             "substitute"d by another; counted in `stats`, listed in `stats.quarantine`.
-        timeout: seconds a batch may take; then LoaderTimeout says what it waits for.
+        timeout: seconds a batch of a worker may take; then LoaderTimeout says what it waits for.
 
     Raises:
         ConfigError: an argument cannot work, or contradicts another.
@@ -113,6 +114,8 @@ class StreamingDataLoader:
         self._workers, self._worker_type = check_workers(dataset, num_workers, worker_type)
         self._prefetch = 2 * max(1, self._workers) if prefetch is None else check_int("prefetch", prefetch, minimum=1)
         check_choice("on_error", on_error, get_args(Policy))
+        if world is not None and not isinstance(world, World):
+            raise ConfigError(f"world must be a penstock.World, got {world!r}")
         if batch_size is not None and global_batch_size is not None:
             raise ConfigError(f"batch_size={batch_size} and global_batch_size={global_batch_size}: give one of the two")
         if global_batch_size is None:
@@ -121,8 +124,6 @@ class StreamingDataLoader:
             check_int("global_batch_size", global_batch_size, minimum=1)
         self._order = build_order(dataset, shuffle, seed, window, length_bucket)
         transforms = () if transform is None else (transform,) if callable(transform) else tuple(transform)
-        if collate_fn is None:
-            collate_fn = getattr(dataset, "collate", None)
         self._recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=seed)
         self._pin_memory = pin_memory
         self._device = device

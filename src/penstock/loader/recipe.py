@@ -67,7 +67,8 @@ class Recipe:
         transforms: applied in turn to each sample. One that has a parameter `rng` is given a
             `numpy.random.Generator` keyed to (seed, epoch, id, its place in the chain). It returns a sample, a list
             or generator of samples (fan-out), or None (the sample is left out, reason "filtered").
-        collate: list of samples → batch. None: `transforms.collate.stack`, and a dict of arrays from `fetch` as it is.
+        collate: list of samples → batch, handed out as it is. None: the dataset's own `collate`, else
+            `transforms.collate.stack`; a dict of arrays from `fetch` is a batch already. Their arrays become tensors.
         on_error: what a failing sample leads to.
         seed: key of the transforms' and substitutes' randomness.
     """
@@ -83,19 +84,13 @@ class Recipe:
     ) -> None:
         self.dataset = dataset
         self.transforms = [(transform, _takes_rng(transform)) for transform in transforms]
-        self.collate = collate
+        if collate is not None and not callable(collate):
+            raise ConfigError(f"collate_fn must be a callable that takes a list of samples, got {collate!r}")
+        self.gives_arrays = collate is None
+        self.keeps_arrays = collate is None and not self.transforms and not hasattr(dataset, "collate")
+        self.collate: Callable[[list[Any]], Any] = collate or getattr(dataset, "collate", stack)
         self.on_error = on_error
         self.seed = seed
-
-    @property
-    def keeps_arrays(self) -> bool:
-        """Whether a dict of arrays from `fetch` is handed on as it is."""
-        return not self.transforms and self.collate is None
-
-    @property
-    def gives_arrays(self) -> bool:
-        """Whether batches are arrays, to be handed out as tensors; what a user's collate_fn gives is left alone."""
-        return self.collate is None or self.collate == getattr(self.dataset, "collate", None)
 
     def make(self, epoch: int, ids: np.ndarray) -> Made:
         """Make the batch of ids, int64 [b].
@@ -134,7 +129,7 @@ class Recipe:
             first = int(ids[0])
             rows, substitutes[first] = self._substitute(epoch, first, failures)
         try:
-            batch = (self.collate or stack)(rows)
+            batch = self.collate(rows)
         except Exception as error:
             raise self._error(int(ids[0]), "collate", error, f"samples {_shown(ids)}") from error
         return Made(batch=batch, num_samples=len(rows), failures=failures, substitutes=substitutes)
