@@ -88,7 +88,7 @@ class Recipe:
             raise ConfigError(f"collate_fn must be a callable that takes a list of samples, got {collate!r}")
         self.gives_arrays = collate is None
         self.keeps_arrays = collate is None and not self.transforms and not hasattr(dataset, "collate")
-        self.collate: Callable[[list[Any]], Any] = collate or getattr(dataset, "collate", stack)
+        self.collate: Callable[[list[Any]], Any] = getattr(dataset, "collate", stack) if collate is None else collate
         self.on_error = on_error
         self.seed = seed
 
