@@ -30,6 +30,8 @@ demo: .venv/.run
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(if $(filter true,$(CI)),,-m "not slow") $(ARGS)
 
+export NO_MKDOCS_2_WARNING := 1
+
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
