@@ -14,7 +14,7 @@ that closes a line or a paragraph is no part of it. A line is blank if nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -63,8 +63,11 @@ class Position:
 class Skipped:
     """A row that became no document."""
 
+    row: int
+    """Its number in the source, from 0."""
     file: str
     line: int
+    """Its number in the file, from 1."""
     reason: str
 
 
@@ -94,7 +97,7 @@ def iter_text(
     on_error: OnError = "raise",
     start: Position | None = None,
     block_bytes: int = BLOCK_BYTES,
-) -> Iterator[TextBatch]:
+) -> Generator[TextBatch, None, None]:
     """Read the documents of files, in order.
 
     Args:
@@ -279,7 +282,7 @@ def _skipped(
     for row in rows:
         by_reason.setdefault(reasons.get(row, EMPTY), []).append(row + first_row)
     listed = [
-        Skipped(file=file.name, line=int(column.lines[row]), reason=reasons.get(row, EMPTY))
+        Skipped(row=row + first_row, file=file.name, line=int(column.lines[row]), reason=reasons.get(row, EMPTY))
         for row in rows[:MAX_LISTED]
     ]
     return {reason: np.array(numbers, np.int64) for reason, numbers in by_reason.items()}, listed
