@@ -128,8 +128,9 @@ class LaneEngine:
             del delivery
 
     def close(self) -> None:
-        """End the lane."""
+        """End the lane, and let go of it: the coming tickets hold this engine, and so the memory of its lane."""
         self._pending.clear()
+        self._coming = iter(())
         self._lane.close()
 
     def _tickets(self, cursor: Cursor) -> Iterator[Ticket]:

@@ -96,6 +96,7 @@ class ProcessLane:
 
     def close(self) -> None:
         """End the workers: politely, then firmly."""
+        self.discard()
         self._selector.close()
         for worker in self._workers:
             worker.wire.close()
