@@ -17,6 +17,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
+# An advertisement of the theme's, on every build.
+export NO_MKDOCS_2_WARNING := 1
 # A failed install leaves no stamp, so the next call tries again.
 INSTALL = $(BIN)/python -m pip install -qq --constraint constraints.txt --build-constraint constraints.txt
 
@@ -29,8 +31,6 @@ demo: .venv/.run
 # One thread per test process: two of them already fill the two cores that the suite is made for.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(if $(filter true,$(CI)),,-m "not slow") $(ARGS)
-
-export NO_MKDOCS_2_WARNING := 1
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
