@@ -1,0 +1,150 @@
+"""Datasets, transforms and collates for the tests: plain ones, and ones that misbehave on purpose."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+
+
+class Plain:
+    """A map-style dataset as anyone would write it: sample i is i and an array of it."""
+
+    def __init__(self, size: int = 20) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int):
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        return {"id": index, "x": np.full(3, index, dtype=np.float32)}
+
+
+class Fetching(Plain):
+    """The same with `fetch`, giving arrays or, with `arrays=False`, a list of samples."""
+
+    def __init__(self, size: int = 20, *, arrays: bool = True) -> None:
+        super().__init__(size)
+        self.arrays = arrays
+        self.fingerprint = f"fetching-{size}"
+
+    def fetch(self, ids: np.ndarray):
+        if not self.arrays:
+            return [self[id_] for id_ in ids.tolist()]
+        return {"id": ids.copy(), "x": np.repeat(ids[:, None].astype(np.float32), 3, axis=1)}
+
+
+class Broken(Fetching):
+    """`fetch` raises if it is asked for one of `bad`."""
+
+    def __init__(self, size: int = 20, *, bad: tuple[int, ...] = (), arrays: bool = True, error=ValueError) -> None:
+        super().__init__(size, arrays=arrays)
+        self.bad = bad
+        self.error = error
+
+    def __getitem__(self, index: int):
+        if index in self.bad:
+            raise self.error(f"sample {index} is broken")
+        return super().__getitem__(index)
+
+    def fetch(self, ids: np.ndarray):
+        for id_ in ids.tolist():
+            self[id_]
+        return super().fetch(ids)
+
+
+class Blocks(Fetching):
+    """Samples in blocks of given sizes, with lengths."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__(sum(sizes))
+        self.block_ends = np.cumsum(sizes)
+        self.lengths = np.arange(self.size) * 7 % 13 + 1
+
+
+class Stuck(Plain):
+    """Reading one sample takes far longer than anyone would wait."""
+
+    def __init__(self, size: int = 20, *, at: int = 5, seconds: float = 3600.0) -> None:
+        super().__init__(size)
+        self.at = at
+        self.seconds = seconds
+
+    def __getitem__(self, index: int):
+        if index == self.at:
+            time.sleep(self.seconds)
+        return super().__getitem__(index)
+
+
+class Deadly(Plain):
+    """Reading one sample ends the process that does it, by a signal or with an exit status."""
+
+    def __init__(self, size: int = 20, *, at: int = 5, exit_code: int | None = None) -> None:
+        super().__init__(size)
+        self.at = at
+        self.exit_code = exit_code
+
+    def __getitem__(self, index: int):
+        if index == self.at:
+            if self.exit_code is not None:
+                os._exit(self.exit_code)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+class Unpicklable(Plain):
+    """Holds something that cannot be sent to another process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handle = (step for step in ())
+
+
+def jitter(sample, rng: np.random.Generator):
+    """Add noise that is keyed to the sample."""
+    return {**sample, "noise": rng.integers(1 << 40)}
+
+
+def fail_on_seven(sample):
+    if sample["id"] % 10 == 7:
+        raise KeyError("seven")
+    return sample
+
+
+def keep_even(sample):
+    return sample if sample["id"] % 2 == 0 else None
+
+
+def drop_all(sample):
+    return None
+
+
+def drop_below_ten(sample):
+    return None if sample["id"] < 10 else sample
+
+
+def twice(sample):
+    return [sample, {**sample, "id": -sample["id"]}]
+
+
+def as_many_as_id_mod_three(sample):
+    for _ in range(int(sample["id"]) % 3):
+        yield sample
+
+
+def pid_of(sample):
+    return {**sample, "pid": os.getpid()}
+
+
+def ids_only(samples):
+    return [int(sample["id"]) for sample in samples]
+
+
+def picky_collate(samples):
+    if any(int(sample["id"]) == 13 for sample in samples):
+        raise RuntimeError("thirteen does not go with the others")
+    return ids_only(samples)
