@@ -60,5 +60,6 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_plain(inner) for inner in value]
     if hasattr(value, "dtype") or isinstance(value, bool | int | float):
-        return np.array(value)
+        # By its own method: numpy's way to copy a tensor is one that torch warns of.
+        return np.array(value.numpy() if hasattr(value, "numpy") else value)
     return value

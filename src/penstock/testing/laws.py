@@ -36,14 +36,13 @@ def check_fetch(dataset: Any, ids: Sequence[int] | None = None) -> None:
     tried = np.array(ids, dtype=np.int64)
     # Out of order and with a repeat, which no promise of `fetch` excludes.
     asked = np.concatenate([rng(0, "check_fetch").permutation(tried), tried[:1]])
-    rows = rows_of(dataset.fetch(asked.copy()), len(asked))
-    before = as_plain(rows)
-    for id_, row in zip(asked.tolist(), before, strict=True):
+    given = dataset.fetch(asked.copy())
+    before = as_plain(given)
+    for id_, row in zip(asked.tolist(), as_plain(rows_of(given, len(asked))), strict=True):
         alone = as_plain(rows_of(dataset.fetch(np.array([id_])), 1)[0])
         expect_same(alone, row, f"fetch: sample {id_} depends on what it is asked with")
         expect_same(as_plain(dataset[id_]), row, f"fetch: sample {id_} is not dataset[{id_}]")
-    for id_, row, now in zip(asked.tolist(), before, rows, strict=True):
-        expect_same(row, as_plain(now), f"fetch: sample {id_} was overwritten after it had been handed out")
+    expect_same(before, as_plain(given), "fetch: what it had handed out was overwritten by a later call")
 
 
 def check_order_law(
