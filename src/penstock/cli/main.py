@@ -1,0 +1,65 @@
+"""The `penstock` command: its list of commands, and how errors look.
+
+Each group of commands is a file of functions, registered here; what they do is a call or two of the
+library. An error of the library is one line and exit code 2, Ctrl-C is exit code 130; neither shows a
+traceback, unless `--debug` stands before the command.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from penstock import __version__
+from penstock.cli import demo, tokenize
+from penstock.errors import PenstockError
+
+app = typer.Typer(
+    name="penstock",
+    help="Training data for PyTorch: from raw text to exact, resumable batches.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
+
+app.command()(demo.demo)
+app.command()(tokenize.tokenize)
+app.add_typer(tokenizer_app, name="tokenizer")
+tokenizer_app.command("train")(tokenize.train)
+
+_debug = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"penstock {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Training data for PyTorch: from raw text to exact, resumable batches."""
+    global _debug
+    _debug = debug
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except PenstockError as error:
+        if _debug:
+            raise
+        text = "\n".join([str(error), *getattr(error, "__notes__", [])])
+        typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
