@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from penstock.errors import SampleError
 from penstock.loader.recipe import Made, Recipe
 from penstock.loader.tickets import Lane, Ticket
@@ -57,7 +59,6 @@ class InlineEngine:
             step = 0
             while step < len(share.ids):
                 steps = min(group, len(share.ids) - step)
-                # One step or many, the first call tells whether this dataset gives arrays.
                 if group > 1 and (rows := self._gathered(share, step, steps)) is not None:
                     size = sum(values.nbytes for values in rows.values()) // steps
                     samples = share.ids.shape[1]
@@ -67,11 +68,12 @@ class InlineEngine:
                     group = min(2 * group, MAX_GROUP_STEPS, max(1, MAX_GROUP_BYTES // max(1, size)))
                     del rows, batch
                     continue
-                made = self._recipe.make(share.epoch, share.ids[step])
-                arrays = self._recipe.keeps_arrays and isinstance(made.batch, dict) and not made.failures
-                delivery = delivered(made, share, step, self._recipe)
-                group = 2 if arrays and hasattr(self._recipe.dataset, "fetch") else 1
-                del made
+                ids = share.ids[step]
+                part = self._recipe.part(share.epoch, ids)
+                # Each step made alone tells anew whether this dataset gives arrays.
+                group = 2 if _is_table(part.rows) else 1
+                delivery = delivered(self._recipe.assemble(share.epoch, ids, [part]), share, step, self._recipe)
+                del part
                 yield delivery
                 del delivery
                 step += 1
@@ -79,14 +81,14 @@ class InlineEngine:
     def close(self) -> None:
         """Nothing runs here."""
 
-    def _gathered(self, share: Share, step: int, steps: int) -> dict[str, Any] | None:
+    def _gathered(self, share: Share, step: int, steps: int) -> Any:
         """Fetch several steps in one call; None where they must be made one by one."""
         try:
             part = self._recipe.part(share.epoch, share.ids[step : step + steps].ravel())
         except SampleError:
             # The steps before the failing one are still owed: made alone, each gets its own verdict.
             return None
-        return part.rows if isinstance(part.rows, dict) else None
+        return part.rows if _is_table(part.rows) else None
 
 
 class LaneEngine:
@@ -167,6 +169,11 @@ def delivered(made: Made, share: Share, step: int, recipe: Recipe) -> Delivery:
 
 def _finished(delivery: Delivery, mover: Mover) -> Delivery:
     return delivery._replace(batch=mover.finish(delivery.batch))
+
+
+def _is_table(rows: Any) -> bool:
+    """Whether rows are arrays that can be cut into steps."""
+    return isinstance(rows, dict) and all(isinstance(values, np.ndarray) for values in rows.values())
 
 
 def _steps_ahead(plan: Plan, world: World) -> int:

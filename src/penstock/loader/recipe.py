@@ -106,6 +106,7 @@ class Recipe:
             rows = self._fetch(ids)
         except Exception as error:  # noqa: BLE001 - a dataset may raise anything; the policy decides what it means
             return self._one_by_one(epoch, ids, error)
+        self._check_count(rows, len(ids))
         if isinstance(rows, dict):
             if self.keeps_arrays:
                 return Part(rows=rows)
@@ -142,6 +143,15 @@ class Recipe:
             return getitems(ids.tolist())
         return [dataset[id_] for id_ in ids.tolist()]
 
+    def _check_count(self, rows: Rows, count: int) -> None:
+        """Refuse an answer that is not one row per id: which sample is which would be anyone's guess."""
+        heights = {len(values) for values in rows.values()} if isinstance(rows, dict) else {len(rows)}
+        if heights != {count}:
+            raise ConfigError(
+                f"{type(self.dataset).__name__} gave {sorted(heights)} rows for {count} ids: its fetch must give one "
+                "for each, in their order"
+            )
+
     def _one_by_one(self, epoch: int, ids: np.ndarray, error: Exception) -> Part:
         """Find out which sample a failed call was about, and apply the policy to that one only."""
         if len(ids) == 1 and self.on_error == "raise":
@@ -157,6 +167,7 @@ class Recipe:
             rows = self._fetch(np.array([id_]))
         except Exception as error:
             raise self._error(id_, "fetch", error) from error
+        self._check_count(rows, 1)
         sample = (_as_samples(rows, 1) if isinstance(rows, dict) else rows)[0]
         return self._transform(epoch, id_, sample)
 
