@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import demo, tokenize
+from penstock.cli import demo, inspect, plan, tokenize, verify
 from penstock.errors import PenstockError
 
 app = typer.Typer(
@@ -27,6 +27,9 @@ tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
 
 app.command()(demo.demo)
 app.command()(tokenize.tokenize)
+app.command()(inspect.inspect)
+app.command()(verify.verify)
+app.command()(plan.plan)
 app.add_typer(tokenizer_app, name="tokenizer")
 tokenizer_app.command("train")(tokenize.train)
 
