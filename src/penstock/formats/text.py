@@ -43,6 +43,8 @@ ON_ERROR = get_args(OnError)
 EMPTY = "empty"
 """Reason of rows without text: no document, and no error either, whatever the policy."""
 MAX_LISTED = 100
+_MAX_ROWS = 1 << 16
+"""A batch ends after so many rows, however little text they hold."""
 _SPACE = 32
 
 
@@ -84,7 +86,7 @@ class TextBatch:
     skipped: dict[str, np.ndarray]
     """Row numbers, int64, of rows that became no document, by reason."""
     listed: tuple[Skipped, ...]
-    """The first of those rows."""
+    """The first of those rows, at most a hundred."""
     after: Position
     """Where the next batch begins."""
 
@@ -120,13 +122,14 @@ def iter_text(
     """
     check_choice("documents", documents, DOCUMENTS)
     check_choice("on_error", on_error, ON_ERROR)
-    position, held, held_bytes = start or Position(), list[TextBatch](), 0
-    for batch in _pieces(files, text_field, documents, on_error, position, block_bytes):
+    begun = start or Position()
+    held, held_bytes = list[TextBatch](), 0
+    for batch in _pieces(files, text_field, documents, on_error, begun, block_bytes):
         held.append(batch)
         held_bytes += len(batch.data)
-        if held_bytes >= block_bytes // 2:
+        if held_bytes >= block_bytes // 2 or batch.after.row - begun.row >= _MAX_ROWS:
             yield _joined(held)
-            held, held_bytes = [], 0
+            begun, held, held_bytes = batch.after, [], 0
     if held:
         yield _joined(held)
 

@@ -48,7 +48,7 @@ class SplitReport:
     skipped: dict[str, int]
     """Rows that became no document, by reason."""
     listed: list[dict[str, Any]]
-    """The first hundred of those rows: file, line, reason."""
+    """Some of those rows, at most a hundred: file, line, reason."""
 
 
 def tokenize(
