@@ -42,8 +42,12 @@ def train_tokenizer(
         FormatError: a text holds a lone surrogate.
         StoreError: the file can't be written.
     """
-    if isinstance(special_tokens, str) or not all(isinstance(token, str) and token for token in special_tokens):
-        raise ConfigError(f"special_tokens must be a sequence of non-empty strings, got {special_tokens!r}")
+    if isinstance(special_tokens, str) or not all(isinstance(token, str) for token in special_tokens):
+        raise ConfigError(f"special_tokens must be a sequence of strings, got {special_tokens!r}")
+    if any(len(token) < 2 for token in special_tokens):
+        raise ConfigError(
+            f"special_tokens must be longer than one character, which text is made of: {special_tokens!r}"
+        )
     if len(set(special_tokens)) != len(special_tokens):
         raise ConfigError(f"special_tokens names a token twice: {special_tokens!r}")
     if isinstance(texts, str):

@@ -116,10 +116,9 @@ class GigatokenEngine:
         return grown > RENEW_AFTER_GROWTH
 
     def _renew(self) -> None:
-        # Assigned last: other threads may be encoding with the old one.
-        tokenizer = _guarded(self._load)
+        # Never None in between, for other threads may be encoding; measured once the old one is freed.
+        self._tokenizer = _guarded(self._load)
         self._text_bytes, self._resident = 0, _resident_bytes()
-        self._tokenizer = tokenizer
 
 
 def _as_documents(data: np.ndarray, offsets: np.ndarray) -> Any:

@@ -29,6 +29,8 @@ class SentencePieceEngine:
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
             raise ConfigError(".model tokenizers need sentencepiece: pip install 'penstock[text]'") from error
+        if not model:
+            raise FormatError("the file is no SentencePiece model: it is empty")
         try:
             self._processor = SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:

@@ -158,7 +158,8 @@ class Tokenizer:
             FormatError: a document is no UTF-8, where the engine looks (gigatoken does not).
 
         Cost: hundreds of MB/s with the fast engine on a few cores, ten or so with a reference.
-            Memory: 4 bytes an id, and 4 to 8 bytes for each byte of text that repeats no word.
+            Memory: 4 bytes an id, and the words the fast engine remembers: some 100 MB for ordinary
+            text, up to 2 GB where no word comes twice.
         """
         check_flat(data, offsets)
         threads = self._threads(num_threads)

@@ -14,6 +14,8 @@ from penstock.transforms.tokenizer_json import Spec, byte_alphabet
 BYTE_PIECES = frozenset(f"<0x{b:02X}>" for b in range(256))
 SPACE_TO_BLOCK = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 PREPEND_BLOCK = {"type": "Prepend", "prepend": "▁"}
+KEEPS_ALL = (("Isolated", False), ("Removed", True))
+"""Ways to split, as (behavior, invert), that lose no text if the expression matches any text."""
 # Splitting at spaces after all spaces are gone, as Gemma's files do, does nothing.
 SPLIT_AT_SPACE = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
@@ -34,10 +36,9 @@ def why_not_fast(spec: Spec) -> str | None:
 def _why_not_byte_level(spec: Spec) -> str | None:
     if byte_alphabet() - spec["model"]["vocab"].keys():
         return "its vocabulary lacks some of the 256 bytes"
-    if _flat(spec.get("normalizer"), "normalizers") not in ([], [{"type": "NFC"}]):
-        return "it normalises text by more than NFC"
-    if spec.get("normalizer") and any(token.get("normalized") for token in spec["added_tokens"]):
-        return "its added tokens match normalised text"
+    if spec.get("normalizer") is not None:
+        # Not even NFC: the engines compose and reorder marks by tables of different Unicode versions.
+        return "it normalises text"
     steps = _flat(spec.get("pre_tokenizer"), "pretokenizers")
     splits, last = steps[:-1], steps[-1] if steps else {}
     if (
@@ -47,7 +48,7 @@ def _why_not_byte_level(spec: Spec) -> str | None:
     ):
         return "its pre-tokenizer is not a split into words followed by bytes"
     if not all(_is_split(step) for step in splits):
-        return "its pre-tokenizer has steps other than splits by a regular expression"
+        return "its pre-tokenizer has steps other than splits into letters, marks and digits by a regular expression"
     return None
 
 
@@ -65,8 +66,12 @@ def _why_not_pieces(spec: Spec) -> str | None:
 
 
 def _is_split(step: dict[str, Any]) -> bool:
-    whole = (step.get("behavior"), bool(step.get("invert"))) in (("Isolated", False), ("Removed", True))
-    return step.get("type") == "Split" and "Regex" in step.get("pattern", {}) and whole
+    if step.get("type") != "Split" or (step.get("behavior"), step.get("invert")) not in KEEPS_ALL:
+        return False
+    pattern = step.get("pattern", {}).get("Regex")
+    # The list of characters on which the engines differ is complete for letters, marks and digits,
+    # not for punctuation and symbols.
+    return pattern is not None and r"\p{P" not in pattern and r"\p{S" not in pattern
 
 
 def _flat(step: dict[str, Any] | None, children: str) -> list[dict[str, Any]]:

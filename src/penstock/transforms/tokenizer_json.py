@@ -73,18 +73,24 @@ def vocab_size(spec: Spec) -> int:
 
 
 def eot_id(spec: Spec, named: str | None) -> int | None:
-    """Find the id that ends a text.
+    """Find the id that ends a text: the special token of a usual name, unless one is named.
 
     Args:
         spec: the tokenizer.
-        named: the end token its configuration names, which goes before the usual names.
+        named: the end token its configuration names, which may be any token.
+
+    Raises:
+        ConfigError: the token named is not in the vocabulary.
     """
-    special = {token["content"]: int(token["id"]) for token in spec.get("added_tokens") or [] if token.get("special")}
-    if named is not None and named not in special:
-        raise ConfigError(
-            f"tokenizer_config.json names {named!r} as eos_token, which tokenizer.json has not among its special tokens"
-        )
-    return next((special[name] for name in ((named,) if named else EOT_NAMES) if name in special), None)
+    if named is None:
+        special = {token["content"]: int(token["id"]) for token in added_tokens(spec, special=True)}
+        return next((special[name] for name in EOT_NAMES if name in special), None)
+    vocab = spec["model"]["vocab"]
+    ids = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+    ids = ids | {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
+    if named not in ids:
+        raise ConfigError(f"tokenizer_config.json names {named!r} as eos_token, which tokenizer.json does not have")
+    return int(ids[named])
 
 
 def plain(spec: Spec) -> Spec:
@@ -97,6 +103,9 @@ def plain(spec: Spec) -> Spec:
     model = spec["model"]
     kept = [{**token, "special": False} for token in added_tokens(spec, special=False)]
     hidden = {token["content"] for token in added_tokens(spec, special=True)}
+    if model.get("merges") is not None:
+        # One character is the alphabet that merges start from: without it, text would be lost.
+        hidden = {token for token in hidden if len(token) > 1}
     if isinstance(model["vocab"], list):
         return {**spec, "added_tokens": kept, "model": {**model, "vocab": _plain_pieces(model["vocab"], kept, hidden)}}
     unknown = model.get("unk_token")

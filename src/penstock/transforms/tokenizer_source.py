@@ -61,7 +61,8 @@ def open_source(path_or_name: str | os.PathLike[str]) -> Source:
         if path.is_dir():
             return _from_folder(path)
         if path.exists():
-            return _from_file(path, path.name)
+            # "tokenizer.json" names nothing; its folder does.
+            return _from_file(path, path.resolve().parent.name if path.stem == "tokenizer" else path.name)
     except PenstockError as error:
         error.add_note(f"while reading the tokenizer {name}")
         raise
