@@ -18,11 +18,18 @@ from penstock.errors import ConfigError, LoaderClosed
 from penstock.loader.engine import Engine, InlineEngine, LaneEngine, run_ahead
 from penstock.loader.processes import ProcessLane
 from penstock.loader.recipe import Made, Policy, Recipe
-from penstock.loader.settings import build_order, check_remainder, check_timeout, check_workers
+from penstock.loader.settings import (
+    build_order,
+    check_collate,
+    check_remainder,
+    check_timeout,
+    check_transforms,
+    check_workers,
+)
 from penstock.loader.state import read_state, write_state
 from penstock.loader.stats import BatchInfo, LoaderStats
 from penstock.loader.threads import ThreadLane
-from penstock.loader.transfer import Mover
+from penstock.loader.transfer import Mover, check_device
 from penstock.loader.world import detect_world
 from penstock.plan.plan import Cursor, Plan, Remainder, Share
 from penstock.types import World, check_choice, check_int
@@ -123,10 +130,12 @@ class StreamingDataLoader:
         else:
             check_int("global_batch_size", global_batch_size, minimum=1)
         self._order = build_order(dataset, shuffle, seed, window, length_bucket)
-        transforms = () if transform is None else (transform,) if callable(transform) else tuple(transform)
+        transforms = check_transforms(transform)
+        check_collate(collate_fn)
         self._recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=seed)
+        check_choice("pin_memory", pin_memory, (True, False))
         self._pin_memory = pin_memory
-        self._device = device
+        self._device = check_device(device)
         self._known_plan: Plan | None = None
         self._start = Cursor()
         # The last batch handed out since `_start`, as (share, step, made): cheaper to keep than a cursor a batch.

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ from penstock.types import World
 
 CLOSE_WITHIN_S = 0.8
 SEND_WITHIN_S = 30.0
+MAX_OWED = 64
+"""Tickets sent to one worker and not answered: few enough for its socket to take them while it sends results."""
 
 _BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from penstock.loader.worker import main; main()"
 
@@ -54,6 +57,8 @@ class ProcessLane:
     def __init__(self, recipe: Recipe, plan: Plan, world: World, num_workers: int) -> None:
         self._name = type(recipe.dataset).__name__
         self._done: dict[int, Made | BaseException] = {}
+        self._backlog: deque[Ticket] = deque()
+        self._stale: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
         payload = _payload(recipe, plan, world)
@@ -66,13 +71,9 @@ class ProcessLane:
             os.close(payload)
 
     def submit(self, ticket: Ticket) -> None:
-        """Hand a ticket to the worker that owes least."""
-        worker = min(self._workers, key=lambda worker: len(worker.tickets))
-        worker.tickets[ticket.number] = ticket
-        cursor = (ticket.share.epoch, ticket.share.start + ticket.step * ticket.share.taken)
-        # A worker that is gone is reported by `result`, with all that it owed.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            worker.wire.send((ticket.number, *cursor, worker.slabs.released()), timeout=SEND_WITHIN_S)
+        """Hand a ticket to the worker that owes least, or keep it until one has room."""
+        self._backlog.append(ticket)
+        self._feed()
 
     def result(self, ticket: Ticket, timeout: float) -> Made:
         """Wait for a ticket, reading whatever the workers send meanwhile."""
@@ -91,8 +92,9 @@ class ProcessLane:
     def discard(self) -> None:
         """Forget all tickets; results still to come are dropped when they arrive."""
         self._done.clear()
+        self._backlog.clear()
         for worker in self._workers:
-            worker.tickets.clear()
+            self._stale.update(worker.tickets)
 
     def close(self) -> None:
         """End the workers: politely, then firmly."""
@@ -118,6 +120,19 @@ class ProcessLane:
         """Process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
+    def _feed(self) -> None:
+        """Send what waits, as far as workers have room for it."""
+        while self._backlog:
+            worker = min(self._workers, key=lambda worker: len(worker.tickets))
+            if len(worker.tickets) >= MAX_OWED:
+                return
+            ticket = self._backlog.popleft()
+            worker.tickets[ticket.number] = ticket
+            cursor = (ticket.share.epoch, ticket.share.start + ticket.step * ticket.share.taken)
+            # A worker that is gone is reported by `result`, with all that it owed.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                worker.wire.send((ticket.number, *cursor, worker.slabs.released()), timeout=SEND_WITHIN_S)
+
     def _receive(self, worker: _Worker, timeout: float) -> None:
         """Read one message of a worker."""
         try:
@@ -129,8 +144,12 @@ class ProcessLane:
         value = worker.slabs.unpack(content, fds)
         if kind == "failed":
             value, value.__cause__ = value
-        if worker.tickets.pop(number, None) is not None:
+        worker.tickets.pop(number, None)
+        if number in self._stale:
+            self._stale.remove(number)
+        else:
             self._done[number] = value
+        self._feed()
 
     def _raise_dead(self, worker: _Worker) -> None:
         self._selector.unregister(worker.wire)
@@ -138,7 +157,8 @@ class ProcessLane:
             code = worker.process.wait(2.0)
         except subprocess.TimeoutExpired:
             code = None
-        ids = [id_ for ticket in worker.tickets.values() for id_ in ticket.ids.tolist()]
+        owed = [ticket for number, ticket in worker.tickets.items() if number not in self._stale]
+        ids = [id_ for ticket in owed for id_ in ticket.ids.tolist()]
         raise WorkerDied(
             f"worker {worker.index} (pid {worker.process.pid}) {_ending(code)} while it owed {len(ids)} samples of "
             f"{self._name}: {ids[:64]}{' …' if len(ids) > 64 else ''}. The next iteration starts new workers",
@@ -149,7 +169,7 @@ class ProcessLane:
 
     def _raise_late(self, ticket: Ticket, timeout: float) -> None:
         holder = next((worker for worker in self._workers if ticket.number in worker.tickets), None)
-        where = f"worker {holder.index} (pid {holder.process.pid}) has them" if holder else "no worker has them"
+        where = f"worker {holder.index} (pid {holder.process.pid}) has them" if holder else "they wait for a worker"
         raise LoaderTimeout(
             f"no batch after {timeout:g} s: samples {ticket.ids.tolist()} of {self._name} are not ready; {where}. "
             "Raise timeout=, or find what they wait for"
@@ -166,8 +186,9 @@ def _payload(recipe: Recipe, plan: Plan, world: World) -> int:
             f"({type(error).__name__}: {error}): define them at a module's top level, or use worker_type='thread'"
         ) from error
     main = None
-    if b"__main__" in job:
-        # Only then must a worker import the script, which may cost as much as importing torch.
+    if b"__main__" in job or b"__mp_main__" in job:
+        # Only then must a worker import the script, which may cost as much as importing torch. The second name is
+        # the script's inside a worker: it gets here if the script is not guarded.
         main = _main_module()
     data = pickle.dumps((main, job), protocol=5)
     fd = anonymous_file(len(data))

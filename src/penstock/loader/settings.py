@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -13,11 +15,14 @@ from penstock.plan.plan import Remainder
 from penstock.types import check_choice, check_int
 
 MAX_AUTO_THREADS = 8
+MAX_TIMEOUT_S = 1_000_000
 
 
 def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucket: int | None) -> Order:
     """Build the order that the arguments ask for."""
-    if not hasattr(dataset, "__len__") or not (hasattr(dataset, "fetch") or hasattr(dataset, "__getitem__")):
+    has_ids = hasattr(dataset, "__len__") and (hasattr(dataset, "fetch") or hasattr(dataset, "__getitem__"))
+    # torch's base class gives an IterableDataset a __getitem__ that only raises.
+    if not has_ids or _is_iterable_dataset(dataset):
         raise ConfigError(
             f"{type(dataset).__name__} has no __len__ and __getitem__: samples must have ids for their order to be "
             "exact, so give a map-style dataset"
@@ -26,6 +31,7 @@ def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucke
     if size == 0:
         raise ConfigError(f"{type(dataset).__name__} is empty: there is nothing to load")
     check_choice("shuffle", shuffle, (False, True, None, "global", "window"))
+    check_int("window", window, minimum=1)
     order: Order
     if shuffle == "window":
         if getattr(dataset, "block_ends", None) is None:
@@ -50,6 +56,8 @@ def check_workers(dataset: Any, num_workers: Any, worker_type: Any) -> tuple[int
     """Choose how many workers of which kind."""
     check_choice("worker_type", worker_type, ("auto", "thread", "process"))
     fetches = hasattr(dataset, "fetch")
+    if isinstance(num_workers, str) and num_workers != "auto":
+        raise ConfigError(f"num_workers must be 'auto' or an integer >= 0, got {num_workers!r}")
     if num_workers == "auto":
         cores = os.cpu_count() or 1
         waits = fetches and not getattr(dataset, "inline", False)
@@ -67,8 +75,32 @@ def check_remainder(drop_last: bool, remainder: Remainder | None) -> Remainder:
     return "drop" if drop_last else remainder or "short"
 
 
+def check_transforms(transform: Any) -> tuple[Callable[..., Any], ...]:
+    """List the transforms."""
+    if transform is None:
+        return ()
+    transforms = (transform,) if callable(transform) else transform
+    if not isinstance(transforms, list | tuple) or not all(callable(one) for one in transforms):
+        raise ConfigError(f"transform must be a callable or a list of them, got {transform!r}")
+    return tuple(transforms)
+
+
+def check_collate(collate: Any) -> None:
+    """Raise ConfigError unless collate is a callable or None."""
+    if collate is not None and not callable(collate):
+        raise ConfigError(f"collate_fn must be None or a callable that makes a batch of a list, got {collate!r}")
+
+
 def check_timeout(timeout: Any) -> float:
     """Return a deadline in seconds."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise ConfigError(f"timeout must be a positive number of seconds, got {timeout!r}: every wait has a deadline")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT_S:
+        raise ConfigError(
+            f"timeout must be a number of seconds above 0 and up to {MAX_TIMEOUT_S}, got {timeout!r}: every wait has a "
+            "deadline"
+        )
     return float(timeout)
+
+
+def _is_iterable_dataset(dataset: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(dataset, torch.utils.data.IterableDataset)

@@ -27,6 +27,9 @@ import numpy as np
 IN_BAND_BYTES = 32 * 1024
 """Results up to this size go through the socket itself."""
 
+MAX_BUSY_SLABS = 32
+"""Slabs of one sender in use at a time. A trainer that keeps more batches gets copies: a slab costs a descriptor."""
+
 _ALIGN = 64
 _HEADER = struct.Struct("<Q")
 _MAX_FDS = 8
@@ -156,6 +159,8 @@ class SlabReader:
         pages = self._pages[parcel.slab]
         self._busy.add(parcel.slab)
         stream, *buffers = [pages.data[start : start + length] for start, length in parcel.spans]
+        if len(self._busy) > MAX_BUSY_SLABS:
+            buffers = [memoryview(bytearray(buffer)) for buffer in buffers]
         return pickle.loads(stream, buffers=buffers)  # noqa: S301
 
     def released(self) -> list[int]:

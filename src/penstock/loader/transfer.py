@@ -11,7 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from penstock.errors import ConfigError
+
 _TENSOR_KINDS = "biufc"
+
+
+def check_device(device: Any) -> torch.device | None:
+    """Return the device that an argument means; whether the machine has it shows when it is used.
+
+    Raises:
+        ConfigError: there is no such kind of device.
+    """
+    if device is None:
+        return None
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device must be None, a torch.device or its name, got {device!r}: {error}") from None
 
 
 def as_tensors(batch: Any) -> Any:
@@ -45,8 +61,8 @@ class Mover:
     before, and the trainer's stream waits for it on the device, not on the host.
     """
 
-    def __init__(self, device: str | torch.device | None, pin_memory: bool) -> None:
-        self.device = None if device is None else torch.device(device)
+    def __init__(self, device: torch.device | None, pin_memory: bool) -> None:
+        self.device = device
         self._on_cuda = self.device is not None and self.device.type == "cuda"
         self._pins = (pin_memory or self._on_cuda) and torch.cuda.is_available()
         self._stream: Any = torch.cuda.Stream(self.device) if self._on_cuda else None  # type: ignore[no-untyped-call]
