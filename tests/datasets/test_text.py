@@ -173,6 +173,7 @@ def test_tokenized_batches_are_padded_tensors(jsonl):
     assert batch["input_ids"][batch["attention_mask"] == 0].unique().tolist() == [7]
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_torch_dataloader_takes_it(jsonl):
     batches = list(torch.utils.data.DataLoader(TextDataset(jsonl), batch_size=16, num_workers=2))
     assert [text for batch in batches for text in batch["text"]] == TEXTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 import shutil
@@ -132,6 +133,19 @@ def test_several_files_are_one_stream(tmp_path):
     whole = TransformerDataset(write_jsonl(tmp_path / "all.jsonl", TEXTS), BYTES, 16)
     for source in (parts, [parts / f"{j}.jsonl" for j in range(4)], str(parts / "*.jsonl")):
         assert TransformerDataset(source, BYTES, 16).fingerprint == whole.fingerprint
+
+
+def test_every_kind_of_file_gives_the_same_stream(jsonl, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    packed = tmp_path / "corpus.jsonl.gz"
+    packed.write_bytes(gzip.compress(jsonl.read_bytes()))
+    array = tmp_path / "corpus.json"
+    array.write_text(json.dumps([{"text": text} for text in TEXTS]))
+    table = tmp_path / "corpus.parquet"
+    pa.parquet.write_table(pa.table({"text": TEXTS}), table)
+    expected = TransformerDataset(jsonl, BYTES, 16).fingerprint
+    assert [TransformerDataset(path, BYTES, 16).fingerprint for path in (packed, array, table)] == [expected] * 3
 
 
 @pytest.mark.parametrize(
@@ -344,6 +358,7 @@ def test_the_loader_resumes_it_at_any_batch(jsonl, options):
     check_resume(lambda: StreamingDataLoader(dataset, 16, shuffle=True, seed=1), at=[0, 1, 2, 5])
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_torch_dataloader_takes_it(jsonl, num_workers):
     dataset = TransformerDataset(jsonl, BYTES, 16)
@@ -353,6 +368,7 @@ def test_torch_dataloader_takes_it(jsonl, num_workers):
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_stateful_dataloader_takes_and_resumes_it(jsonl, num_workers):
     stateful = pytest.importorskip("torchdata.stateful_dataloader")

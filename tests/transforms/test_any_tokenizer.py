@@ -81,6 +81,17 @@ def test_flat_documents_come_out_as_each_alone():
     assert encode_documents(ours, data, offsets)[0].tolist() == data.tolist()
 
 
+def test_an_error_of_the_tokenizer_says_which_text_it_was():
+    class Picky(subjects.ListTokenizer):
+        def encode(self, text: str):
+            return super().encode(text) if "bad" not in text else None
+
+    data = np.frombuffer(b"goodbad text", np.uint8)
+    with pytest.raises(ConfigError) as caught:
+        encode_documents(Picky(), data, np.array([0, 4, 12]))
+    assert caught.value.__notes__ == ["while encoding a text of 8 characters that begins 'bad text'"]
+
+
 def test_vocabulary_sizes_count_added_tokens():
     tokenizer = trained()
     before = vocab_size_of(tokenizer)

@@ -2,9 +2,9 @@
 
     data file ──content_digest──▶ key ──▶ CACHE/key/…   built_once: one builds under a lock, the rest wait
 
-Nothing here is named by a path or a time, so copies of a file share one entry and a changed file
-gets another. The lock is the system's, on an open file: a builder that is killed lets go of it, and the next
-one goes on with its parts.
+No entry is named by a path or a time, so copies of a file share one and a changed file gets another.
+All of it may be deleted while nobody uses it. The lock is the system's, on an open file: a builder
+that is killed lets go of it, and the next one goes on with its parts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from penstock.errors import BadManifest, ObjectChanged, ObjectMissing, StoreErro
 from penstock.formats.files import LOCK_NAME, digest, lock_folder, read_json, store_errors, write_json
 
 FOLDER = ".penstock"
+NOTE = "digest.json"
 SEGMENT_BYTES = 16 << 20
 POLL_S = 0.05
 SETTLED_NS = 2_000_000_000
@@ -48,12 +49,15 @@ def open_cache(beside: Path, cache_dir: str | os.PathLike[str] | None = None) ->
     return Path(cache_dir)
 
 
-def content_digest(path: Path, cache: Path) -> str:
+def content_digest(path: Path, cache: Path, *, timeout: float) -> str:
     """Hash a file's content to 32 hex digits, on all cores; remember it for as long as the file's times stay.
+
+    Processes that ask together hash it once.
 
     Raises:
         ObjectMissing: there is no such file.
         ObjectChanged: it was written to meanwhile.
+        StoreError: the cache can't be written, or another process made no progress for `timeout` seconds.
 
     Cost: about 1 s per GB and core when the file is new, else microseconds.
     """
@@ -61,13 +65,18 @@ def content_digest(path: Path, cache: Path) -> str:
         signature = _signature(path)
     except FileNotFoundError as error:
         raise ObjectMissing(f"{path} does not exist") from error
-    note = cache / f"{digest(os.fsencode(path.absolute()))}.digest.json"
-    if (known := _noted(note, signature)) is not None:
+    folder = cache / f"{digest(os.fsencode(path.absolute()))}.digest"
+    if (known := _noted(folder / NOTE, signature)) is not None:
         return known
-    found = _hash(path, signature[0])
-    if _signature(path) != signature:
-        raise ObjectChanged(f"{path} was written to while it was read: wait until it is whole, then try again")
-    write_json(note, {"signature": signature, "digest": found})
+    with store_errors(folder):
+        folder.mkdir(exist_ok=True)
+    with _turn(folder, timeout):
+        if (known := _noted(folder / NOTE, signature)) is not None:
+            return known
+        found = _hash(path, signature[0], partial(os.utime, folder / LOCK_NAME))
+        if _signature(path) != signature:
+            raise ObjectChanged(f"{path} was written to while it was read: wait until it is whole, then try again")
+        write_json(folder / NOTE, {"signature": signature, "digest": found})
     return found
 
 
@@ -145,7 +154,7 @@ def _noted(note: Path, signature: list[int]) -> str | None:
     return found
 
 
-def _hash(path: Path, size: int) -> str:
+def _hash(path: Path, size: int, gets_on: Callable[[], None]) -> str:
     """Hash segments at the same time, then their digests."""
     whole = blake2b(f"{size}".encode(), digest_size=16, person=b"penstock-data-v1")
     descriptor = os.open(path, os.O_RDONLY)
@@ -154,6 +163,7 @@ def _hash(path: Path, size: int) -> str:
             segment = partial(_hash_segment, descriptor)
             for part in pool.map(segment, range(0, size, SEGMENT_BYTES)):
                 whole.update(part.encode())
+                gets_on()
     finally:
         os.close(descriptor)
     return whole.hexdigest()

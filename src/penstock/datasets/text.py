@@ -71,7 +71,7 @@ class TextDataset:
         self.pad_id = check_int("pad_id", pad_id, minimum=0)
         self._files = text_files(data_path, is_jsonl)
         cache = open_cache(self._files[0].path.parent, cache_dir)
-        self._digests = [content_digest(file.path, cache) for file in self._files]
+        self._digests = [content_digest(file.path, cache, timeout=timeout) for file in self._files]
         self._tables = [self._table(file, content, cache, timeout) for file, content in self._keyed()]
         self._open()
         if not len(self):

@@ -75,7 +75,7 @@ def cached_bin(
     check_tokenizer(tokenizer)
     cache = open_cache(files[0].path.parent, cache_dir)
     job = {
-        "files": [[file.kind, file.compression, content_digest(file.path, cache)] for file in files],
+        "files": [[file.kind, file.compression, content_digest(file.path, cache, timeout=timeout)] for file in files],
         "text_field": text_field,
         "tokenizer": fingerprint_of(tokenizer),
     }

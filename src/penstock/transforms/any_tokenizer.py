@@ -122,7 +122,12 @@ def encode_documents(
         return tokenizer.encode_flat(data, offsets, num_threads=num_threads)
     rows, raw = [np.zeros(0, np.uint32)], data.data
     for start, stop in pairwise(offsets.tolist()):
-        rows.append(ids_of(tokenizer.encode(str(raw[start:stop], "utf-8"))))
+        text = str(raw[start:stop], "utf-8")
+        try:
+            rows.append(ids_of(tokenizer.encode(text)))
+        except Exception as error:
+            error.add_note(f"while encoding a text of {len(text)} characters that begins {text[:60]!r}")
+            raise
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     return np.concatenate(rows), ends
 
