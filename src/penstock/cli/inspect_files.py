@@ -212,7 +212,10 @@ def describe_checkpoint(path: Path) -> JsonDict:
 
 def _tensors(states: JsonDict) -> JsonDict:
     tensors = {name: value for name, value in states.items() if hasattr(value, "numel")}
-    shown = {name: f"{' × '.join(map(str, value.shape))}, {value.dtype}" for name, value in tensors.items()}
+    shown = {
+        name: f"{' × '.join(map(str, value.shape))} {str(value.dtype).removeprefix('torch.')}"
+        for name, value in tensors.items()
+    }
     return {"parameters": sum(value.numel() for value in tensors.values()), "tensors": shown}
 
 

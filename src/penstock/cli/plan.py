@@ -92,6 +92,7 @@ def _places(dataset: TokenDataset, ids: np.ndarray) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
@@ -103,7 +104,7 @@ def _print(facts: dict[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
-    table = Table("step", "rank", "windows", "the first one's tokens", "its bytes")
+    table = Table("step", "rank", "windows", "tokens of the first", "bytes of the first", box=SIMPLE, pad_edge=False)
     last = None
     for row in facts["rows"]:
         if last is not None and row["step"] != last:
