@@ -175,7 +175,7 @@ def test_augmentation_is_keyed_to_the_sample_and_leaves_validation_alone(paths):
         {"tokenize": "on_the_fly", "length_bucket": 8, "train_transform": add_noise},
         {"num_workers": 2, "by_document": True},
     ],
-    ids=str,
+    ids=["windows", "side by side", "documents", "on the fly", "processes"],
 )
 def test_both_loaders_resume_at_any_batch(paths, options):
     for which in (0, 1):

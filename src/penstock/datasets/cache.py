@@ -23,7 +23,8 @@ from penstock.formats.files import LOCK_NAME, digest, lock_folder, read_json, st
 
 FOLDER = ".penstock"
 NOTE = "digest.json"
-SEGMENT_BYTES = 16 << 20
+SEGMENT_BYTES = 4 << 20
+HASH_THREADS = 8
 POLL_S = 0.05
 SETTLED_NS = 2_000_000_000
 """A file changed this shortly before it was hashed may change again without its times showing it."""
@@ -155,14 +156,18 @@ def _noted(note: Path, signature: list[int]) -> str | None:
 
 
 def _hash(path: Path, size: int, gets_on: Callable[[], None]) -> str:
-    """Hash segments at the same time, then their digests."""
+    """Hash segments at the same time, then their digests; a few megabytes of memory for each thread."""
     whole = blake2b(f"{size}".encode(), digest_size=16, person=b"penstock-data-v1")
+    threads = min(HASH_THREADS, os.cpu_count() or 1)
+    wave = 16 * threads * SEGMENT_BYTES
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with ThreadPoolExecutor() as pool:
-            segment = partial(_hash_segment, descriptor)
-            for part in pool.map(segment, range(0, size, SEGMENT_BYTES)):
-                whole.update(part.encode())
+        with ThreadPoolExecutor(threads) as pool:
+            # In waves: all segments of a huge file at once would be a queue of hundreds of megabytes.
+            for start in range(0, size, wave):
+                segments = range(start, min(start + wave, size), SEGMENT_BYTES)
+                for part in pool.map(partial(_hash_segment, descriptor), segments):
+                    whole.update(part.encode())
                 gets_on()
     finally:
         os.close(descriptor)
