@@ -400,6 +400,7 @@ def test_importing_it_does_not_import_torch():
 
 PEAK = """
 from penstock import Tokenizer, TransformerDataset
+import resource
 dataset = TransformerDataset(sys.argv[1], Tokenizer.from_pretrained("bytes"), 128)
 print(dataset.num_tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
