@@ -91,7 +91,7 @@ class ThreadLane:
             warnings.warn(
                 f"threads {', '.join(stuck)} are stuck in {type(self._recipe.dataset).__name__} and were left behind; "
                 "they end with this process",
-                ResourceWarning,
+                RuntimeWarning,
                 stacklevel=2,
             )
 

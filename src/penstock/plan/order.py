@@ -96,8 +96,7 @@ class WindowShuffle:
         self._starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
         self._sizes = ends - self._starts
         self._tables = _Memo(self._table)
-        layout = blake2b(ends.astype("<i8").tobytes(), digest_size=8).hexdigest()
-        self.name = f"window{self.window}:{ORDER_NAME}:{layout}"
+        self.name = f"window{self.window}:{ORDER_NAME}:{_digest(ends)}"
 
     def ids(self, epoch: int, offsets: np.ndarray) -> np.ndarray:
         """Give the samples at offsets."""
@@ -152,8 +151,10 @@ class LengthBuckets:
         self.bucket = bucket
         self.window = window
         self.seed = seed
-        self.name = f"lengths{bucket}/{window}:{base.name}"
         self._lengths = lengths
+        # Of very many lengths some are enough to tell one dataset from another; all would cost O(num_samples).
+        places = np.linspace(0, len(lengths) - 1, min(len(lengths), 4096)).astype(np.int64)
+        self.name = f"lengths{bucket}/{window}:{_digest(lengths[places])}:{base.name}"
         self._windows = _Memo(self._window)
 
     def ids(self, epoch: int, offsets: np.ndarray) -> np.ndarray:
@@ -175,6 +176,10 @@ class LengthBuckets:
         count = -(-len(ids) // self.bucket)
         turn = permute(np.arange(count), count, key(self.seed, "buckets", epoch, number))
         return np.concatenate([ids[j * self.bucket : (j + 1) * self.bucket] for j in turn.tolist()])
+
+
+def _digest(sizes: np.ndarray) -> str:
+    return blake2b(sizes.astype("<i8").tobytes(), digest_size=8).hexdigest()
 
 
 class _Memo:
