@@ -123,10 +123,11 @@ def _train(out: Path, settings: DemoSettings, console: Console) -> None:
 
     with open_train_loader(out, settings) as loader:
         kill_at = _kill_step(settings, len(loader))
-    _say(console, "4", "train", f"{settings.steps:,} steps on {settings.num_threads} threads; loading inline")
+    threads = "one thread" if settings.num_threads == 1 else f"{settings.num_threads} threads"
+    _say(console, "4", "train", f"{settings.steps:,} steps on {threads}; batches are made in the training thread")
     train_in_process(out, settings, Attempt(run=1, num_workers=0, worker_type="thread", kill_at=kill_at))
     killed = steps_of(read_log(out, 1))[-1]["step"]
-    _say(console, "5", "kill -9", f"at step {killed:,}; a new process resumes, loading in 2 processes")
+    _say(console, "5", "kill -9", f"at step {killed:,}; a new process resumes, batches are made by 2 worker processes")
     train_in_process(out, settings, Attempt(run=2, num_workers=2, worker_type="process"))
 
 

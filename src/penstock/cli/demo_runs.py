@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from penstock.cli.demo_settings import DemoSettings, log_path
+from penstock.cli.demo_settings import NUM_EVALUATIONS, DemoSettings, log_path
 from penstock.errors import LoaderTimeout, PenstockError
 from penstock.progress import Meter
 
@@ -121,7 +121,9 @@ def choose_steps(settings: DemoSettings, seconds: float) -> DemoSettings:
     """
     timed = {threads: _step_seconds(settings, threads) for threads in {1, os.cpu_count() or 1}}
     threads = min(timed, key=lambda number: timed[number])
-    return replace(settings, num_threads=threads, steps=max(settings.steps, int(seconds / timed[threads])))
+    # A multiple, so that the last evaluation is at the last step.
+    steps = int(seconds / timed[threads]) // NUM_EVALUATIONS * NUM_EVALUATIONS
+    return replace(settings, num_threads=threads, steps=max(settings.steps, steps))
 
 
 def _step_seconds(settings: DemoSettings, threads: int) -> float:
