@@ -148,3 +148,17 @@ def picky_collate(samples):
     if any(int(sample["id"]) == 13 for sample in samples):
         raise RuntimeError("thirteen does not go with the others")
     return ids_only(samples)
+
+
+class Picky(Exception):
+    """An error that pickle cannot rebuild."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "and more than one argument")
+
+
+class Ragged(Plain):
+    """Arrays of different lengths, which do not stack."""
+
+    def __getitem__(self, index: int):
+        return {"id": index, "x": np.zeros(index % 4)}

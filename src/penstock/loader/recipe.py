@@ -92,20 +92,20 @@ class Recipe:
         self.on_error = on_error
         self.seed = seed
 
-    def make(self, epoch: int, ids: np.ndarray) -> Made:
-        """Make the batch of ids, int64 [b].
+    def make(self, epochs: int | np.ndarray, ids: np.ndarray) -> Made:
+        """Make the batch of ids, int64 [b], all of one epoch or each of its own, int64 [b].
 
         Raises:
             SampleError: a sample failed and the policy is to raise, or no substitute could be found.
         """
-        return self.assemble(epoch, ids, [self.part(epoch, ids)])
+        return self.assemble(epochs, ids, [self.part(epochs, ids)])
 
-    def part(self, epoch: int, ids: np.ndarray) -> Part:
+    def part(self, epochs: int | np.ndarray, ids: np.ndarray) -> Part:
         """Fetch and transform some of a step's ids."""
         try:
             rows = self._fetch(ids)
         except Exception as error:  # noqa: BLE001 - a dataset may raise anything; the policy decides what it means
-            return self._one_by_one(epoch, ids, error)
+            return self._one_by_one(epochs, ids, error)
         self._check_count(rows, len(ids))
         if isinstance(rows, dict):
             if self.keeps_arrays:
@@ -114,11 +114,11 @@ class Recipe:
         if not self.transforms:
             return Part(rows=rows)
         part = Part(rows=[])
-        for id_, sample in zip(ids.tolist(), rows, strict=True):
+        for epoch, id_, sample in zip(_each(epochs, ids), ids.tolist(), rows, strict=True):
             self._settle(part, epoch, id_, partial(self._transform, epoch, id_, sample))
         return part
 
-    def assemble(self, epoch: int, ids: np.ndarray, parts: Sequence[Part]) -> Made:
+    def assemble(self, epochs: int | np.ndarray, ids: np.ndarray, parts: Sequence[Part]) -> Made:
         """Put the parts of a step together, in the order of its ids, and collate them."""
         failures = [failure for part in parts for failure in part.failures]
         substitutes = {old: new for part in parts for old, new in part.substitutes.items()}
@@ -128,7 +128,7 @@ class Recipe:
         if not rows:
             # Ranks must stay in step, so a rank whose samples all failed hands out one flagged substitute.
             first = int(ids[0])
-            rows, substitutes[first] = self._substitute(epoch, first, failures)
+            rows, substitutes[first] = self._substitute(_each(epochs, ids)[0], first, failures)
         try:
             batch = self.collate(rows)
         except Exception as error:
@@ -152,12 +152,12 @@ class Recipe:
                 "for each, in their order"
             )
 
-    def _one_by_one(self, epoch: int, ids: np.ndarray, error: Exception) -> Part:
+    def _one_by_one(self, epochs: int | np.ndarray, ids: np.ndarray, error: Exception) -> Part:
         """Find out which sample a failed call was about, and apply the policy to that one only."""
         if len(ids) == 1 and self.on_error == "raise":
             raise self._error(int(ids[0]), "fetch", error) from error
         part = Part(rows=[])
-        for id_ in ids.tolist():
+        for epoch, id_ in zip(_each(epochs, ids), ids.tolist(), strict=True):
             self._settle(part, epoch, id_, partial(self._sample, epoch, id_))
         return part
 
@@ -225,6 +225,11 @@ class Recipe:
         message = f"{what or f'sample {id_}'} of {name} failed in {stage}{said}{hint}"
         reason = type(cause).__name__ if cause is not None else "filtered"
         return SampleError(message, dataset=name, key=id_, stage=stage, reason=reason)
+
+
+def _each(epochs: int | np.ndarray, ids: np.ndarray) -> list[int]:
+    """List the epoch of every id."""
+    return [epochs] * len(ids) if isinstance(epochs, int) else epochs.tolist()
 
 
 def _takes_rng(transform: Callable[..., Any]) -> bool:

@@ -118,8 +118,9 @@ class ThreadLane:
         """Make one part, and the batch if it was the last one missing."""
         ticket = job.ticket
         try:
-            ids = ticket.ids[part * job.size : (part + 1) * job.size]
-            job.parts[part] = made = self._recipe.part(ticket.epoch, ids)
+            mine = slice(part * job.size, (part + 1) * job.size)
+            epochs = ticket.epochs if isinstance(ticket.epochs, int) else ticket.epochs[mine]
+            job.parts[part] = made = self._recipe.part(epochs, ticket.ids[mine])
             with self._lock:
                 job.missing -= 1
                 last = job.missing == 0
@@ -127,7 +128,7 @@ class ThreadLane:
                 parts = [part for part in job.parts if part is not None]
                 # A dict of arrays is one gather for all ids: cutting it up would only cost.
                 self._splits = self._splits and not isinstance(made.rows, dict)
-                job.made = self._recipe.assemble(ticket.epoch, ticket.ids, parts)
+                job.made = self._recipe.assemble(ticket.epochs, ticket.ids, parts)
                 job.done.set()
         except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer's thread
             job.error = job.error or error

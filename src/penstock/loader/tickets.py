@@ -26,9 +26,9 @@ class Ticket:
     """Which of the share's steps."""
 
     @property
-    def epoch(self) -> int:
-        """The epoch the step belongs to."""
-        return self.share.epoch
+    def epochs(self) -> int | np.ndarray:
+        """The epoch of the step's ids: one for all, or int64 [b]."""
+        return self.share.epochs
 
     @property
     def ids(self) -> np.ndarray:

@@ -84,7 +84,7 @@ def _serve(wire: Wire, recipe: Recipe, plan: Plan, world: World) -> None:
         assert share is not None
         kind = "made"
         try:
-            parcel, fds = slabs.pack(recipe.make(epoch, share.ids[0]))
+            parcel, fds = slabs.pack(recipe.make(share.epochs, share.ids[0]))
         except Exception as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer
             kind = "failed"
             error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)).rstrip())

@@ -48,6 +48,13 @@ class Share:
     """int64 [steps, b]."""
     repeats: int = 0
     """How many of the last ids of the last step are there only to keep ranks in step."""
+    carried: np.ndarray | None = None
+    """int64 [b], the epoch each id belongs to, where the step is one that carries over; None: all to `epoch`."""
+
+    @property
+    def epochs(self) -> int | np.ndarray:
+        """The epoch of every id of a step: one for all, or int64 [b]."""
+        return self.epoch if self.carried is None else self.carried
 
     def after(self, step: int) -> Cursor:
         """Give the cursor once `step` (from 0) has been handed out."""
@@ -161,4 +168,7 @@ class Plan:
         for epoch in np.unique(epochs).tolist():
             chosen = epochs == epoch
             ids[chosen] = self.order.ids(cursor.epoch + epoch, offsets[chosen])
-        return Share(epoch=cursor.epoch, start=cursor.samples, taken=filled, ids=ids[None], repeats=repeats)
+        carried = cursor.epoch + epochs if epochs.any() else None
+        return Share(
+            epoch=cursor.epoch, start=cursor.samples, taken=filled, ids=ids[None], repeats=repeats, carried=carried
+        )
