@@ -14,7 +14,7 @@ import pytest
 
 from penstock.errors import ObjectChanged, StoreError
 from penstock.formats.token_writer import journal_path, read_journal
-from penstock.formats.tokens import verify_bin
+from penstock.formats.tokens import open_bin, verify_bin
 from penstock.prep import token_pipeline
 from penstock.prep.tokenize import tokenize
 
@@ -138,7 +138,7 @@ class Stop(Exception):
     """Ends a run in the middle."""
 
 
-def stop_in_the_middle(source, out, tokenizer):
+def stop_in_the_middle(source, out, tokenizer, **more):
     """Let a run end after half of its batches, as an error in the reading would."""
     reading = token_pipeline.iter_text
 
@@ -151,7 +151,7 @@ def stop_in_the_middle(source, out, tokenizer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_pipeline, "iter_text", interrupted)
         with pytest.raises(Stop):
-            tokenize(source, out, tokenizer=tokenizer, show_progress=False)
+            tokenize(source, out, tokenizer=tokenizer, show_progress=False, **more)
 
 
 def position_of_unfinished(path):
@@ -165,16 +165,25 @@ def test_splits_interrupted_at_different_places_go_on_together(tmp_path, corpus,
     source = corpus.write(tmp_path / "a.jsonl", corpus.texts(200))
     options = {"tokenizer": bpe, "val_fraction": 0.3, "show_progress": False}
     tokenize(source, tmp_path / "whole", **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tokenize.__kwdefaults__, "val_fraction", 0.3)
-        stop_in_the_middle(source, tmp_path / "out", bpe)
-    ahead = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("train.*")}
+    stop_in_the_middle(source, tmp_path / "out", bpe, val_fraction=0.3)
     for path in (tmp_path / "out").glob("validation.*"):
         path.unlink()
     tokenize(source, tmp_path / "out", **options)
-    assert ahead
     for split in ("train", "validation"):
         assert corpus.contents(tmp_path / "out", split) == corpus.contents(tmp_path / "whole", split)
+
+
+@pytest.mark.usefixtures("_small_blocks")
+def test_an_interrupted_rebuilding_goes_on_and_keeps_the_old_bin_until_then(tmp_path, corpus, bpe):
+    source = corpus.write(tmp_path / "a.jsonl", corpus.texts(200))
+    old = tokenize(source, tmp_path / "out", tokenizer="bytes", show_progress=False)["train"]
+    stop_in_the_middle(source, tmp_path / "out", bpe, overwrite=True)
+    verify_bin(old.path)
+    assert len(open_bin(old.path)) == old.num_tokens
+    assert position_of_unfinished(old.path) > 0
+    report = tokenize(source, tmp_path / "out", tokenizer=bpe, show_progress=False, overwrite=True)["train"]
+    assert report.status == "resumed"
+    assert corpus.documents_of(report.path, bpe) == corpus.texts(200)
 
 
 def test_ctrl_c_ends_quietly_and_the_next_run_goes_on(tmp_path, corpus, bpe_path):

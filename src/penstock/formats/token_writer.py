@@ -113,7 +113,7 @@ class TokenWriter:
         journal = read_journal(self.path)
         if journal is not None and journal.job != job:
             raise ConfigError(f"{self.path} was begun by another job; remove {journal_path(self.path)} to begin anew")
-        if journal is not None and not _has_parts(self.path, journal, self.dtype):
+        if journal is not None and not _recovered(self.path, journal, self.dtype):
             journal = None
         self._journal = journal or Journal(job=job, num_tokens=0, num_documents=0, segments=(), progress={})
         self._open_parts()
@@ -278,8 +278,8 @@ def _write(file: BinaryIO, data: memoryview) -> None:
         data = data[file.write(data) :]
 
 
-def _has_parts(path: Path, journal: Journal, dtype: np.dtype) -> bool:
-    """Tell whether the parts that a journal speaks of are there, at least that long."""
+def _recovered(path: Path, journal: Journal, dtype: np.dtype) -> bool:
+    """Bring back the parts that a journal speaks of; False if they are not there, at least that long."""
     ids, docs = partial_paths(path)
     ids_bytes, docs_bytes = journal.num_tokens * dtype.itemsize, journal.num_documents * DOC_DTYPE.itemsize
     published = docs_path(path)

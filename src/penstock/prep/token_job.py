@@ -20,7 +20,7 @@ from penstock.errors import BadManifest, ConfigError
 from penstock.formats.files import digest
 from penstock.formats.sources import SPLIT_WORDS, Source, SourceFile, by_split, find_files
 from penstock.formats.text import EMPTY
-from penstock.formats.token_writer import journal_path, partial_paths, read_journal
+from penstock.formats.token_writer import journal_path, read_journal
 from penstock.formats.tokens import docs_path, meta_path, open_bin, read_meta
 from penstock.seeds import key
 
@@ -148,7 +148,7 @@ def state_of(path: Path, job: Mapping[str, Any], *, on_error: str, overwrite: bo
     """
     _refuse_foreign(path, overwrite=overwrite)
     if overwrite:
-        return "new"
+        return "begun" if _was_rebuilding(path, job, on_error) else "new"
     meta, journal = read_meta(path), read_journal(path)
     if meta is not None and path.exists():
         _refuse_difference(path, meta.get("job", {}), job)
@@ -162,6 +162,18 @@ def state_of(path: Path, job: Mapping[str, Any], *, on_error: str, overwrite: bo
     return "begun"
 
 
+def _was_rebuilding(path: Path, job: Mapping[str, Any], on_error: str) -> bool:
+    """Tell whether the parts there are of the same rebuilding, interrupted."""
+    try:
+        journal = read_journal(path)
+        if journal is None or journal.job != job:
+            return False
+        _refuse_skipped(path, journal.progress.get("skipped", {}), on_error)
+    except (BadManifest, ConfigError):
+        return False
+    return True
+
+
 def _refuse_foreign(path: Path, *, overwrite: bool) -> None:
     """Raise if a file of this split's names was not written by us: it would be lost."""
     try:
@@ -171,13 +183,11 @@ def _refuse_foreign(path: Path, *, overwrite: bool) -> None:
         if not overwrite:
             raise
         ours = path.exists() or docs_path(path).exists()
-    if not ours and not journal_path(path).exists():
-        for place in (path, docs_path(path), meta_path(path), *partial_paths(path)):
-            # Parts without a journal are what a crash before the first commit leaves.
-            if place.exists() and place not in partial_paths(path):
-                raise ConfigError(
-                    f"{place} is there and not of a tokenizing run; choose another folder, or move it away"
-                )
+    if ours or journal_path(path).exists():
+        return
+    for place in (path, docs_path(path), meta_path(path)):
+        if place.exists():
+            raise ConfigError(f"{place} is there and not of a tokenizing run; choose another folder, or move it away")
 
 
 def _refuse_difference(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
