@@ -26,3 +26,16 @@ class Endless(torch.utils.data.IterableDataset):
 
     def __iter__(self):
         return iter(range(10))
+
+
+class Items(torch.utils.data.Dataset):
+    """A torch dataset of given items."""
+
+    def __init__(self, items: list) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int):
+        return self.items[index]

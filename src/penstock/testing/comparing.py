@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,17 @@ def first_difference(expected: Any, found: Any, path: str = "") -> str | None:
         if (expected.dtype, tuple(expected.shape)) != (found.dtype, tuple(found.shape)):
             shapes = f"{found.dtype} {tuple(found.shape)}, not {expected.dtype} {tuple(expected.shape)}"
             return f"{path or 'it'} is {shapes}"
-        return None if np.asarray(expected).tobytes() == np.asarray(found).tobytes() else f"{path or 'it'} differs"
+        return None if _bytes(expected) == _bytes(found) else f"{path or 'it'} differs"
     else:
         return None if expected == found else f"{path or 'it'} is {found!r}, not {expected!r}"
     return next((said for pair in pairs if (said := first_difference(*pair)) is not None), None)
+
+
+def _bytes(values: Any) -> bytes:
+    """Give the content of an array or a tensor, of types that numpy does not know too."""
+    if (torch := sys.modules.get("torch")) is not None and isinstance(values, torch.Tensor):
+        values = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return np.asarray(values).tobytes()
 
 
 def expect_same(expected: Any, found: Any, law: str) -> None:
