@@ -150,7 +150,7 @@ def _find_out(out: Path, settings: DemoSettings, made: Bins, console: Console) -
     logs = [read_log(out, run) for run in (1, 2)]
     verdict = compare(uninterrupted_hashes(out, settings), logs)
     num_parameters, sample = _sample(out, settings, made)
-    _draw(out, settings, logs, console)
+    _draw(out, settings.vocab_size, logs, console)
     with open_train_loader(out, settings) as loader:
         steps_per_epoch = len(loader)
     names = {
@@ -190,15 +190,15 @@ def _sample(out: Path, settings: DemoSettings, made: Bins) -> tuple[int, str]:
     return sum(parameter.numel() for parameter in model.parameters()), text
 
 
-def _draw(out: Path, settings: DemoSettings, logs: list[Any], console: Console) -> None:
+def _draw(out: Path, vocab_size: int, logs: list[Any], console: Console) -> None:
     """Draw the losses; without matplotlib, say so and go on."""
     from penstock.cli.demo_plot import plot_losses
     from penstock.errors import ConfigError
 
     try:
-        plot_losses(out / PLOT, logs, settings.vocab_size)
+        plot_losses(out / PLOT, logs, vocab_size)
     except ConfigError as error:
-        console.print(f"no plot: {error}", markup=False)
+        console.print(f"no plot: {error}", markup=False, soft_wrap=True)
 
 
 def _say(console: Console, number: str, what: str, words: str) -> None:
