@@ -162,3 +162,24 @@ class Ragged(Plain):
 
     def __getitem__(self, index: int):
         return {"id": index, "x": np.zeros(index % 4)}
+
+
+class Waiting(Fetching):
+    """Reading one sample waits for an event of this process."""
+
+    def __init__(self, size: int = 20, *, at: int = 5, event=None) -> None:
+        super().__init__(size, arrays=False)
+        self.at = at
+        self.event = event
+
+    def fetch(self, ids: np.ndarray):
+        if self.at in ids.tolist():
+            self.event.wait()
+        return super().fetch(ids)
+
+
+class Unloadable(Plain):
+    """Can be sent to another process, and fails to arrive there."""
+
+    def __setstate__(self, state) -> None:
+        raise OSError("this machine lacks the decoder")

@@ -153,19 +153,26 @@ class ProcessLane:
 
     def _raise_dead(self, worker: _Worker) -> None:
         self._selector.unregister(worker.wire)
+        # Of several that died together, the one to hear of is the one that owes samples.
+        dead = [other for other in self._workers if other is worker or other.process.poll() is not None]
+        owed = {other.index: [id_ for ticket in self._owed_by(other) for id_ in ticket.ids.tolist()] for other in dead}
+        worker = max(dead, key=lambda other: len(owed[other.index]))
+        ids = owed[worker.index]
         try:
             code = worker.process.wait(2.0)
         except subprocess.TimeoutExpired:
             code = None
-        owed = [ticket for number, ticket in worker.tickets.items() if number not in self._stale]
-        ids = [id_ for ticket in owed for id_ in ticket.ids.tolist()]
+        what = f"it owed {len(ids)} samples of {self._name}: {ids[:64]}{' …' if len(ids) > 64 else ''}"
         raise WorkerDied(
-            f"worker {worker.index} (pid {worker.process.pid}) {_ending(code)} while it owed {len(ids)} samples of "
-            f"{self._name}: {ids[:64]}{' …' if len(ids) > 64 else ''}. The next iteration starts new workers",
+            f"worker {worker.index} (pid {worker.process.pid}) {_ending(code)} while {what if ids else 'it was idle'}. "
+            "The next iteration starts new workers",
             worker=worker.index,
             exit_code=code,
             ids=ids,
         )
+
+    def _owed_by(self, worker: _Worker) -> list[Ticket]:
+        return [ticket for number, ticket in worker.tickets.items() if number not in self._stale]
 
     def _raise_late(self, ticket: Ticket, timeout: float) -> None:
         holder = next((worker for worker in self._workers if ticket.number in worker.tickets), None)
