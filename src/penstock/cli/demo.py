@@ -8,7 +8,9 @@ training part alone.
 
 from __future__ import annotations
 
+import os
 import shutil
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +56,9 @@ def demo(
     from penstock.cli.demo_report import print_report
     from penstock.formats.files import lock_folder, write_json
 
+    # Read by torch when it is first imported, here and in the training processes. Threads that spin while they wait
+    # for each other make a step ten times slower as soon as anything else wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console = Console()
     _claim(out)
     with lock_folder(out):
@@ -141,7 +146,7 @@ def _kill_step(settings: DemoSettings, steps_per_epoch: int) -> int:
 def _find_out(out: Path, settings: DemoSettings, made: Bins, console: Console) -> dict[str, Any]:
     """Compare, measure, write a sample and draw: all that the report says."""
     from penstock.cli.demo_check import compare, time_data_alone, uninterrupted_hashes
-    from penstock.cli.demo_report import Facts, build_report, list_files
+    from penstock.cli.demo_report import Facts, build_report
     from penstock.cli.demo_settings import BINS, CHECKPOINT, read_log
     from penstock.cli.demo_train import open_train_loader
     from penstock.train.checkpoints import BEST_NAME, best_val_loss
@@ -150,13 +155,13 @@ def _find_out(out: Path, settings: DemoSettings, made: Bins, console: Console) -
     logs = [read_log(out, run) for run in (1, 2)]
     verdict = compare(uninterrupted_hashes(out, settings), logs)
     num_parameters, sample = _sample(out, settings, made)
-    _draw(out, settings.vocab_size, logs, console)
+    has_plot = _draw(out, settings.vocab_size, logs, console)
     with open_train_loader(out, settings) as loader:
         steps_per_epoch = len(loader)
-    names = {
+    files = {
         "best model": BEST_NAME,
         "training checkpoint": CHECKPOINT,
-        "loss plot": PLOT,
+        **({"loss plot": PLOT} if has_plot else {}),
         "bins": BINS,
         "report": REPORT,
     }
@@ -170,7 +175,7 @@ def _find_out(out: Path, settings: DemoSettings, made: Bins, console: Console) -
         verdict=verdict,
         best_val_loss=best_val_loss(out),
         sample=sample,
-        files=list_files(out, names),
+        files={what: str(out / name) for what, name in files.items()},
     )
     return build_report(facts)
 
@@ -186,12 +191,13 @@ def _sample(out: Path, settings: DemoSettings, made: Bins) -> tuple[int, str]:
     start = [] if tokenizer.eot_id is None else [tokenizer.eot_id]
     prompt = start + tokenizer.encode(PROMPT) if made.is_python else start or made.first_ids
     ids = model.generate(prompt, SAMPLE_TOKENS, temperature=0.7, top_k=40, seed=settings.seed)
-    text = tokenizer.decode([i for i in ids if i != tokenizer.eot_id])
+    ended = (list(part) for is_end, part in groupby(ids, lambda i: i == tokenizer.eot_id) if not is_end)
+    text = "\n\n".join(tokenizer.decode(part).strip() for part in ended)
     return sum(parameter.numel() for parameter in model.parameters()), text
 
 
-def _draw(out: Path, vocab_size: int, logs: list[Any], console: Console) -> None:
-    """Draw the losses; without matplotlib, say so and go on."""
+def _draw(out: Path, vocab_size: int, logs: list[Any], console: Console) -> bool:
+    """Draw the losses; without matplotlib, say so and go on. Tells whether there is a plot."""
     from penstock.cli.demo_plot import plot_losses
     from penstock.errors import ConfigError
 
@@ -199,6 +205,8 @@ def _draw(out: Path, vocab_size: int, logs: list[Any], console: Console) -> None
         plot_losses(out / PLOT, logs, vocab_size)
     except ConfigError as error:
         console.print(f"no plot: {error}", markup=False, soft_wrap=True)
+        return False
+    return True
 
 
 def _say(console: Console, number: str, what: str, words: str) -> None:

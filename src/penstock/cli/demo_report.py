@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -151,8 +150,3 @@ def _interruption_rows(report: JsonDict) -> dict[str, str]:
 def _workers(process: JsonDict) -> str:
     lanes = {"inline": "in the training thread", "thread": "by {} threads", "process": "by {} worker processes"}
     return lanes[process["lane"]].format(process["num_workers"])
-
-
-def list_files(folder: Path, names: dict[str, str]) -> dict[str, str]:
-    """Give the paths of the named files that exist."""
-    return {what: str(folder / name) for what, name in names.items() if (folder / name).exists()}
