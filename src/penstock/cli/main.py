@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import demo, inspect, plan, tokenize, verify
+from penstock.cli import inspect, plan, tokenize, verify
+from penstock.demo.command import demo
 from penstock.errors import PenstockError
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
 
-app.command()(demo.demo)
+app.command()(demo)
 app.command()(tokenize.tokenize)
 app.command()(inspect.inspect)
 app.command()(verify.verify)
