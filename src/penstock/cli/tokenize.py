@@ -52,7 +52,9 @@ def tokenize(
     documents: DocumentsOption = None,
     eot: Annotated[bool, typer.Option("--eot", help="End each document with the end-of-text token.")] = False,
     on_error: OnErrorOption = OnError.raise_,
-    num_workers: Annotated[int | None, typer.Option(help="Threads that encode; default: one for each core.")] = None,
+    num_workers: Annotated[
+        int | None, typer.Option(help="Threads that encode; default: as many as are worth it.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the hash that picks the validation rows.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Rebuild bins that are there.")] = False,
 ) -> None:
