@@ -69,7 +69,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path, corpus,
     source = corpus.write(tmp_path / "a.jsonl", corpus.texts(150))
     options = ["--tokenizer", bpe_path, "--val-fraction", "0.3"]
     whole, out = tmp_path / "whole", tmp_path / "out"
-    assert run(0, source, whole, *options).returncode == 0
+    uninterrupted = run(0, source, whole, *options)
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
     had, kills = 0, [9, 1, 2, 40, 13, 30, 5, 47]
     for fatal in kills:
         ended = run(fatal, source, out, *options)

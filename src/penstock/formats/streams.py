@@ -16,7 +16,7 @@ import numpy as np
 from penstock.errors import BadBlock, StoreError
 from penstock.formats.sources import SourceFile
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 """Text is read, encoded and written in pieces of about this size: small enough that buffers stay in memory
 that is already mapped, large enough that calls cost nothing."""
 SKIP_BYTES = 4 << 20

@@ -1,7 +1,7 @@
 """The three stages of tokenizing, each at work on another batch.
 
     read + parse ──▶ encode ──▶ narrow + write + hash
-      a thread      all cores        a thread
+      a thread       threads         a thread
 
 Law: what a split's file holds after a batch depends on the batches before it only. A row belongs to
 a split by its number, and to an interrupted split's rest by being at or behind its position, so splits
@@ -10,10 +10,13 @@ that were interrupted at different places go on together.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,6 +31,10 @@ from penstock.prep.token_job import Share
 from penstock.progress import Meter
 from penstock.transforms.tokenizer import Tokenizer
 
+FAST_ENGINE = "gigatoken"
+_MAX_ENCODERS = 4
+_WORTH_BYTES = 256 << 20
+"""Source for which a further encoder is worth its opening."""
 _VERIFY_DOCUMENTS = 64
 _VERIFY_BYTES = 1 << 18
 
@@ -43,6 +50,7 @@ class Options:
     eot_id: int | None
     """Appended to each document; None: nothing is."""
     num_workers: int | None
+    """Threads that encode; None: as many as are worth it."""
     show_progress: bool
     commit_every_s: float
 
@@ -127,77 +135,143 @@ def fill(files: Sequence[SourceFile], sinks: Sequence[Sink], options: Options) -
     batches = iter_text(
         files, text_field=options.text_field, documents=options.documents, on_error=options.on_error, start=start
     )
-    label, total = f"tokenizing {', '.join(sink.split for sink in sinks)}", sum(file.size_bytes for file in files)
-    stage = _WriteStage(sinks, options)
-    with Meter(label, total=total, unit="B", show=options.show_progress) as meter, ExitStack() as stack:
-        writing = stack.enter_context(ThreadPoolExecutor(1, "penstock-write"))
+    encoders = _Encoders(sinks, options, sum(file.size_bytes for file in files))
+    with ExitStack() as stack:
+        writer = stack.enter_context(_Writer(files, sinks, options))
         # Closed after the reading thread has ended: a generator can't be closed while it runs.
         stack.enter_context(closing(batches))
         reading = stack.enter_context(ThreadPoolExecutor(1, "penstock-read"))
-        ahead: Future[TextBatch | None] = reading.submit(next, batches, None)
-        behind: Future[None] | None = None
-        verified = False
-        while (batch := ahead.result()) is not None:
-            ahead = reading.submit(next, batches, None)
-            if not verified and len(batch.rows):
-                _verify(options.tokenizer, batch)
-                verified = True
-            encoded = _encoded(batch, sinks, options)
-            if behind is not None:
-                behind.result()
-            behind = writing.submit(stage.write, batch, *encoded)
-            meter.add(_bytes_before(files, batch.after) - meter.done)
-        if behind is not None:
-            behind.result()
+        encoding = stack.enter_context(ThreadPoolExecutor(encoders.count, "penstock-encode"))
+        stack.callback(encoding.shutdown, wait=False, cancel_futures=True)
+        queue: deque[Future[_Encoded]] = deque()
+        for batch in _one_ahead(reading, batches):
+            queue.append(encoding.submit(encoders.encode, batch))
+            if len(queue) > encoders.count:
+                writer.take(queue.popleft().result())
+        while queue:
+            writer.take(queue.popleft().result())
+        writer.wait()
     _refuse_change(files)
 
 
-def _verify(tokenizer: Tokenizer, batch: TextBatch) -> None:
-    """Compare the fast engine with the reference on the first documents of this run."""
-    stop = int(np.searchsorted(batch.offsets, _VERIFY_BYTES, side="right")) - 1
-    offsets = batch.offsets[: min(stop, _VERIFY_DOCUMENTS) + 1]
-    if len(offsets) > 1:
-        tokenizer.verify(batch.data[: offsets[-1]], offsets)
+def _one_ahead(reading: ThreadPoolExecutor, batches: Iterator[TextBatch]) -> Iterator[TextBatch]:
+    """Give batches, while the next is being read."""
+    ahead: Future[TextBatch | None] = reading.submit(next, batches, None)
+    while (batch := ahead.result()) is not None:
+        ahead = reading.submit(next, batches, None)
+        yield batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Encoded:
+    """A batch on its way from encoding to writing."""
+
+    batch: TextBatch
+    ids: np.ndarray
+    offsets: np.ndarray
+    takes: list[np.ndarray]
+    """For each sink, which of the documents encoded it takes."""
+
+
+class _Encoders:
+    """The middle stage: several batches at a time, or one at a time on several threads.
+
+    The fast engine is fastest on one thread with a batch to itself; calls of one tokenizer wait for each
+    other, so each thread has one of its own. The other engines spread a batch over threads themselves.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], options: Options, source_bytes: int) -> None:
+        self._sinks = sinks
+        self._tokenizer = options.tokenizer
+        self._free = [options.tokenizer]
+        self._is_verified = False
+        is_fast = options.tokenizer.engine == FAST_ENGINE
+        # A further tokenizer takes up to seconds to open, and reading and writing need a core too.
+        worth = min((os.cpu_count() or 1) - 1, 1 + source_bytes // _WORTH_BYTES, _MAX_ENCODERS)
+        self.count = (options.num_workers or max(1, worth)) if is_fast else 1
+        self._num_threads = 1 if is_fast else options.num_workers
+
+    def encode(self, batch: TextBatch) -> _Encoded:
+        """Encode the documents that some split lacks."""
+        takes = [sink.wants(batch.rows) for sink in self._sinks]
+        needed = np.logical_or.reduce(takes)
+        data, offsets = batch.data, batch.offsets
+        if not needed.all():
+            data, offsets = select_documents(data, offsets, needed)
+            takes = [take[needed] for take in takes]
+        tokenizer = self._open()
+        if not self._is_verified and len(offsets) > 1:
+            _verify(tokenizer, data, offsets)
+            self._is_verified = True
+        ids, ends = tokenizer.encode_flat(data, offsets, num_threads=self._num_threads)
+        self._free.append(tokenizer)
+        return _Encoded(batch=batch, ids=ids, offsets=ends, takes=takes)
+
+    def _open(self) -> Tokenizer:
+        """Give a tokenizer that no other thread is using."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return copy(self._tokenizer)
+
+
+def _verify(tokenizer: Tokenizer, data: np.ndarray, offsets: np.ndarray) -> None:
+    """Compare the fast engine with the reference on the first documents."""
+    stop = int(np.searchsorted(offsets, _VERIFY_BYTES, side="right")) - 1
+    first = offsets[: min(stop, _VERIFY_DOCUMENTS) + 1]
+    if len(first) > 1:
+        tokenizer.verify(data[: first[-1]], first)
         return
     # One long document: its beginning, cut between two characters.
-    head = batch.data[:_VERIFY_BYTES].tobytes().decode(errors="ignore").encode()
+    head = data[:_VERIFY_BYTES].tobytes().decode(errors="ignore").encode()
     tokenizer.verify(np.frombuffer(head, np.uint8), np.array([0, len(head)], np.int64))
 
 
-def _encoded(
-    batch: TextBatch, sinks: Sequence[Sink], options: Options
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Encode the documents that some split lacks: ids, offsets, and for each split which of them it takes."""
-    takes = [sink.wants(batch.rows) for sink in sinks]
-    needed = np.logical_or.reduce(takes)
-    data, offsets = batch.data, batch.offsets
-    if not needed.all():
-        data, offsets = select_documents(data, offsets, needed)
-        takes = [take[needed] for take in takes]
-    ids, ends = options.tokenizer.encode_flat(data, offsets, num_threads=options.num_workers)
-    return ids, ends, takes
+class _Writer:
+    """The last stage: append batches to their splits on a thread, and commit now and then."""
 
-
-class _WriteStage:
-    """The last stage: append a batch to its splits, and commit now and then."""
-
-    def __init__(self, sinks: Sequence[Sink], options: Options) -> None:
+    def __init__(self, files: Sequence[SourceFile], sinks: Sequence[Sink], options: Options) -> None:
+        self._files = files
         self._sinks = sinks
-        self._eot_id = options.eot_id
-        self._commit_every_s = options.commit_every_s
+        self._options = options
         self._committed_at = time.monotonic()
+        self._pool = ThreadPoolExecutor(1, "penstock-write")
+        self._behind: Future[Position] | None = None
+        label = f"tokenizing {', '.join(sink.split for sink in sinks)}"
+        total = sum(file.size_bytes for file in files)
+        self._meter = Meter(label, total=total, unit="B", show=options.show_progress)
 
-    def write(self, batch: TextBatch, ids: np.ndarray, offsets: np.ndarray, takes: Sequence[np.ndarray]) -> None:
-        """Hand each split the documents it takes."""
-        for sink, take in zip(self._sinks, takes, strict=True):
-            part, ends = (ids, offsets) if take.all() else select_documents(ids, offsets, take)
-            if self._eot_id is not None:
-                part, ends = with_eot(part, ends, self._eot_id)
-            sink.add(batch, part, ends)
-        if time.monotonic() - self._committed_at >= self._commit_every_s:
+    def __enter__(self) -> _Writer:
+        self._meter.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._pool.shutdown()
+        self._meter.__exit__(*error)
+
+    def take(self, encoded: _Encoded) -> None:
+        """Begin to write a batch, as soon as the one before is written."""
+        self.wait()
+        self._behind = self._pool.submit(self._write, encoded)
+
+    def wait(self) -> None:
+        """Wait until all batches taken are written; raise the error if one could not be."""
+        if self._behind is not None:
+            self._meter.add(_bytes_before(self._files, self._behind.result()) - self._meter.done)
+
+    def _write(self, encoded: _Encoded) -> Position:
+        for sink, take in zip(self._sinks, encoded.takes, strict=True):
+            ids, offsets = encoded.ids, encoded.offsets
+            if not take.all():
+                ids, offsets = select_documents(ids, offsets, take)
+            if self._options.eot_id is not None:
+                ids, offsets = with_eot(ids, offsets, self._options.eot_id)
+            sink.add(encoded.batch, ids, offsets)
+        if time.monotonic() - self._committed_at >= self._options.commit_every_s:
             for sink in self._sinks:
                 sink.writer.commit()
             self._committed_at = time.monotonic()
+        return encoded.batch.after
 
 
 def with_eot(ids: np.ndarray, offsets: np.ndarray, eot_id: int) -> tuple[np.ndarray, np.ndarray]:

@@ -87,8 +87,8 @@ def tokenize(
         eot: end each document with the tokenizer's end-of-text token.
         on_error: "raise" ends the run at the first row that can't be used, naming file and line; "skip"
             counts such rows by reason. Rows with an empty text are counted as "empty" under both.
-        num_workers: threads that encode: 1 is one, None is one for each core; others are a limit where the
-            tokenizer's engine takes one. Any number gives the same bytes.
+        num_workers: threads that encode. None: as many as the cores and the size of the source are worth.
+            Any number gives the same bytes.
         seed: of the hash that picks the validation rows.
         overwrite: rebuild splits that are there, of whatever run; an interrupted rebuilding goes on.
         show_progress: draw a bar, or print a line now and then, on standard error.
