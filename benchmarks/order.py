@@ -54,6 +54,11 @@ CONTENDERS = {
         "import grain",
         "order = grain.MapDataset.range(n).seed(0).shuffle()\nids = [order[i] for i in range(batch * batches)]",
     ),
+    # The function behind it, called bare.
+    "Grain index_shuffle": (
+        "from grain._src.python.experimental.index_shuffle.python import index_shuffle_module",
+        "shuffle = index_shuffle_module.index_shuffle\nids = [shuffle(i, n - 1, 0, 4) for i in range(batch * batches)]",
+    ),
     # What StreamingDataset computes at the start of an epoch, with its default algorithms, on one node and one rank.
     "MosaicML epoch plan": (
         (
