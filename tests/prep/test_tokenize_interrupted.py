@@ -21,7 +21,7 @@ from penstock.prep.tokenize import tokenize
 # Runs the command line on blocks of two kilobytes with a commit after each; with a number as its first
 # argument it is killed, as by kill -9, before its so-many-th step on the disk.
 RUN = """
-import functools, itertools, os, signal, sys
+import functools, itertools, os, signal, sys, threading
 from penstock.cli import main
 from penstock.prep import token_pipeline, tokenize
 
@@ -32,7 +32,8 @@ fatal, steps = int(sys.argv.pop(1)), itertools.count(1)
 
 def mortal(step):
     def call(*args, **options):
-        if next(steps) == fatal:
+        # How often the disk is nudged ahead of a commit depends on timing; the other steps are the same in every run.
+        if not threading.current_thread().name.startswith("penstock-sync") and next(steps) == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(*args, **options)
     return call

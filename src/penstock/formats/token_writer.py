@@ -93,7 +93,7 @@ def discard_partial(path: Path) -> None:
 class TokenWriter:
     """Append documents to a token bin; go on where an earlier writer stopped.
 
-    One thread at a time may use it.
+    One thread at a time may use it, `sync` apart.
 
     Args:
         path: the .bin to be; its folder exists.
@@ -188,6 +188,17 @@ class TokenWriter:
             if self._room == 0:
                 self._segments.append(self._hasher.hexdigest())
                 self._hasher, self._room = blake2b(digest_size=16), SEGMENT_BYTES
+
+    def sync(self) -> None:
+        """Force to the disk what was appended, so that the next commit is short.
+
+        Another thread may do it while this one appends.
+
+        Raises:
+            StoreError: the disk can't be written.
+        """
+        with store_errors(self.path):
+            os.fsync(self._ids.fileno())
 
     def commit(self) -> None:
         """Make all that was appended survive a crash.

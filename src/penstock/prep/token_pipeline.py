@@ -150,7 +150,7 @@ def fill(files: Sequence[SourceFile], sinks: Sequence[Sink], options: Options) -
                 writer.take(queue.popleft().result())
         while queue:
             writer.take(queue.popleft().result())
-        writer.wait()
+        writer.close()
     _refuse_change(files)
 
 
@@ -237,6 +237,9 @@ class _Writer:
         self._committed_at = time.monotonic()
         self._pool = ThreadPoolExecutor(1, "penstock-write")
         self._behind: Future[Position] | None = None
+        # The disk works while the next batches are made, so that commits have little left to wait for.
+        self._sync_pool = ThreadPoolExecutor(1, "penstock-sync")
+        self._syncing: Future[None] | None = None
         label = f"tokenizing {', '.join(sink.split for sink in sinks)}"
         total = sum(file.size_bytes for file in files)
         self._meter = Meter(label, total=total, unit="B", show=options.show_progress)
@@ -247,6 +250,7 @@ class _Writer:
 
     def __exit__(self, *error: Any) -> None:
         self._pool.shutdown()
+        self._sync_pool.shutdown()
         self._meter.__exit__(*error)
 
     def take(self, encoded: _Encoded) -> None:
@@ -256,8 +260,26 @@ class _Writer:
 
     def wait(self) -> None:
         """Wait until all batches taken are written; raise the error if one could not be."""
-        if self._behind is not None:
-            self._meter.add(_bytes_before(self._files, self._behind.result()) - self._meter.done)
+        if self._behind is None:
+            return
+        self._meter.add(_bytes_before(self._files, self._behind.result()) - self._meter.done)
+        if self._syncing is None or self._syncing.done():
+            self._finish_sync()
+            self._syncing = self._sync_pool.submit(self._sync)
+
+    def close(self) -> None:
+        """Wait for all that is under way, and raise its error."""
+        self.wait()
+        self._finish_sync()
+
+    def _finish_sync(self) -> None:
+        # The system reports a failed sync once: who does not look here would take the next one's word for it.
+        if self._syncing is not None:
+            self._syncing.result()
+
+    def _sync(self) -> None:
+        for sink in self._sinks:
+            sink.writer.sync()
 
     def _write(self, encoded: _Encoded) -> Position:
         for sink, take in zip(self._sinks, encoded.takes, strict=True):
