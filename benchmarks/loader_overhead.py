@@ -21,6 +21,11 @@ from torch.utils.data import DataLoader
 from penstock import StreamingDataLoader
 from side_by_side import compare
 
+try:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+except ImportError:
+    StatefulDataLoader = None
+
 BATCH = 64
 
 
