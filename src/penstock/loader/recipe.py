@@ -84,8 +84,6 @@ class Recipe:
     ) -> None:
         self.dataset = dataset
         self.transforms = [(transform, _takes_rng(transform)) for transform in transforms]
-        if collate is not None and not callable(collate):
-            raise ConfigError(f"collate_fn must be a callable that takes a list of samples, got {collate!r}")
         self.gives_arrays = collate is None
         self.keeps_arrays = collate is None and not self.transforms and not hasattr(dataset, "collate")
         self.collate: Callable[[list[Any]], Any] = getattr(dataset, "collate", stack) if collate is None else collate
