@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from penstock import StreamingDataLoader
-from penstock.testing import check_lanes, check_resume, first_difference
+from penstock.testing import CountingDataset, check_lanes, check_resume, first_difference
 from torch_subjects import Ids, Items
 
 LANES = [{"num_workers": 0}, {"num_workers": 2, "worker_type": "thread"}]
@@ -121,9 +121,20 @@ def test_torch_datasets_keep_the_laws():
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_our_datasets_work_inside_torchs_dataloader(num_workers):
     """A dataset with `fetch` for us and `__getitem__` for torch gives both the same samples."""
-    from penstock.testing import CountingDataset
-
     dataset = CountingDataset(12)
     options = {"multiprocessing_context": "forkserver"} if num_workers else {}
     expected = list(DataLoader(dataset, batch_size=5, num_workers=num_workers, **options))
     assert first_difference(expected, list(StreamingDataLoader(dataset, 5))) is None
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+def test_our_datasets_resume_inside_torchdatas_stateful_dataloader():
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    dataset = CountingDataset(20)
+    loader = stateful.StatefulDataLoader(dataset, batch_size=4)
+    stream = iter(loader)
+    for _ in range(2):
+        next(stream)
+    resumed = stateful.StatefulDataLoader(dataset, batch_size=4)
+    resumed.load_state_dict(loader.state_dict())
+    assert first_difference(list(StreamingDataLoader(dataset, 4, num_workers=0))[2:], list(resumed)) is None
