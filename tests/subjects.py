@@ -80,6 +80,21 @@ class Stuck(Plain):
         return super().__getitem__(index)
 
 
+class SlowToFail(Plain):
+    """Two samples fail, one of them only after a while."""
+
+    def __init__(self, size: int, *, slow: int, quick: int) -> None:
+        super().__init__(size)
+        self.slow, self.quick = slow, quick
+
+    def __getitem__(self, index: int):
+        if index == self.slow:
+            time.sleep(0.1)
+        if index in (self.slow, self.quick):
+            raise ValueError(f"sample {index} fails")
+        return super().__getitem__(index)
+
+
 class Deadly(Plain):
     """Reading one sample ends the process that does it, by a signal or with an exit status."""
 

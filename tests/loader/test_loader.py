@@ -189,6 +189,11 @@ class TestBatchInfo:
             seen = [(batch["id"].tolist(), loader.batch_info.repeats) for batch in loader]
         assert seen == [([1, 3], 0), ([4], 1)]
 
+    def test_after_the_epoch_it_still_tells_of_its_last_batch(self):
+        loader = StreamingDataLoader(subjects.Plain(5), 2)
+        assert len(list(loader)) == 3
+        assert loader.batch_info.sample_ids.tolist() == [4]
+
     def test_before_the_first_batch_there_is_nothing_to_say(self):
         with pytest.raises(LoaderClosed, match="no batch"):
             _ = StreamingDataLoader(subjects.Plain(), 2).batch_info

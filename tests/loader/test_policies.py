@@ -39,6 +39,14 @@ class TestRaise:
         assert 'on_error="skip" or "substitute" goes on without it' in str(error)
         assert isinstance(error.__cause__, ValueError)
 
+    def test_of_several_failures_the_first_in_the_batch_is_raised(self, lane):
+        """Whichever thread comes upon one first: sample 3 takes longer to fail than sample 40."""
+        dataset = subjects.SlowToFail(64, slow=3, quick=40)
+        for _ in range(3):
+            with StreamingDataLoader(dataset, 64, **lane) as loader, pytest.raises(SampleError) as raised:
+                next(iter(loader))
+            assert raised.value.key == 3
+
     def test_a_failing_transform_names_the_sample(self, lane):
         loader = StreamingDataLoader(subjects.Plain(20), 5, transform=subjects.fail_on_seven, **lane)
         with (

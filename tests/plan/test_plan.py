@@ -110,8 +110,16 @@ def test_carry_starts_the_next_epoch_where_the_last_batch_stopped():
 @pytest.mark.parametrize("remainder", ["short", "drop", "pad"])
 def test_other_remainders_start_the_next_epoch_at_its_start(remainder):
     plan = Plan(order=Sequential(10), global_batch=4, remainder=remainder)
-    assert plan.next_epoch(Cursor(epoch=3, samples=12)) == Cursor(epoch=4)
+    assert plan.next_epoch(Cursor(epoch=3, samples=10)) == Cursor(epoch=4)
     assert plan.next_epoch(Cursor(epoch=3, samples=8)) == Cursor(epoch=4)
+    *_, last = plan.walk(Cursor(), World())
+    assert last.after(len(last.ids) - 1).samples <= 10, "only carried samples may move a cursor past its epoch"
+
+
+@pytest.mark.parametrize("remainder", ["short", "drop", "pad"])
+def test_what_was_carried_over_is_not_repeated_under_another_remainder(remainder):
+    plan = Plan(order=Sequential(10), global_batch=4, remainder=remainder)
+    assert plan.next_epoch(Cursor(epoch=3, samples=12)) == Cursor(epoch=4, samples=2)
 
 
 def test_a_rank_that_would_get_nothing_repeats_one_and_says_so():

@@ -19,7 +19,17 @@ PROCESS = {"num_workers": 2, "worker_type": "process"}
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    """Our children, dead ones that nobody has waited for included; torch's loader leaves multiprocessing's behind."""
+    return [
+        child for child in psutil.Process().children() if not any("multiprocessing" in word for word in _words(child))
+    ]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def ids(batches) -> list[int]:

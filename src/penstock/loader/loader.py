@@ -140,6 +140,7 @@ class StreamingDataLoader:
         self._start = Cursor()
         # The last batch handed out since `_start`, as (share, step, made): cheaper to keep than a cursor a batch.
         self._at: tuple[Share, int, Made | None] | None = None
+        self._last: tuple[Share, int, Made | None] | None = None
         self._engine: Engine | None = None
         self._engine_pid = 0
         self._turn: object = None
@@ -176,11 +177,11 @@ class StreamingDataLoader:
         """What the last batch handed out was made of.
 
         Raises:
-            LoaderClosed: none has been handed out since the loader was made, or moved to another place.
+            LoaderClosed: none has been handed out yet.
         """
-        if self._at is None:
-            raise LoaderClosed("no batch of this epoch has been handed out yet, so there is nothing to say of it")
-        return BatchInfo.of(*self._at)
+        if (last := self._at or self._last) is None:
+            raise LoaderClosed("no batch has been handed out yet, so there is nothing to say of it")
+        return BatchInfo.of(*last)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; does nothing if the cursor is in that epoch already."""
@@ -234,6 +235,7 @@ class StreamingDataLoader:
     def _move(self, cursor: Cursor) -> None:
         """Go to another place; iterators that are open end."""
         self._turn = None
+        self._last = self._at or self._last
         self._start, self._at = cursor, None
 
     @property

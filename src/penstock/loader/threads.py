@@ -31,7 +31,8 @@ class _Job:
     missing: int
     done: threading.Event = field(default_factory=threading.Event)
     made: Made | None = None
-    error: BaseException | None = None
+    errors: dict[int, BaseException] = field(default_factory=dict)
+    """By part: whichever failed first in time, the trainer sees the one that comes first in the batch."""
     dropped: bool = False
 
 
@@ -65,8 +66,8 @@ class ThreadLane:
         if not job.done.wait(timeout):
             raise LoaderTimeout(self._lateness(job, timeout))
         del self._jobs[ticket.number]
-        if job.error is not None:
-            raise job.error
+        if job.errors:
+            raise job.errors[min(job.errors)]
         made, job.made = job.made, None
         assert made is not None
         return made
@@ -109,7 +110,7 @@ class ThreadLane:
         """Take parts from the queue until told to end."""
         while (task := self._queue.get()) is not None:
             job, part = task
-            if not job.dropped and job.error is None:
+            if not job.dropped:
                 self._make(job, part)
             # A waiting thread must not keep a batch, and with it its buffers, alive.
             del task, job
@@ -118,18 +119,26 @@ class ThreadLane:
         """Make one part, and the batch if it was the last one missing."""
         ticket = job.ticket
         try:
-            mine = slice(part * job.size, (part + 1) * job.size)
-            epochs = ticket.epochs if isinstance(ticket.epochs, int) else ticket.epochs[mine]
-            job.parts[part] = made = self._recipe.part(epochs, ticket.ids[mine])
-            with self._lock:
-                job.missing -= 1
-                last = job.missing == 0
-            if last:
-                parts = [part for part in job.parts if part is not None]
-                # A dict of arrays is one gather for all ids: cutting it up would only cost.
-                self._splits = self._splits and not isinstance(made.rows, dict)
-                job.made = self._recipe.assemble(ticket.epochs, ticket.ids, parts)
-                job.done.set()
+            if not any(failed < part for failed in tuple(job.errors)):
+                mine = slice(part * job.size, (part + 1) * job.size)
+                epochs = ticket.epochs if isinstance(ticket.epochs, int) else ticket.epochs[mine]
+                job.parts[part] = self._recipe.part(epochs, ticket.ids[mine])
         except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer's thread
-            job.error = job.error or error
-            job.done.set()
+            job.errors[part] = error
+        with self._lock:
+            job.missing -= 1
+            last = job.missing == 0
+        if last:
+            self._finish(job)
+
+    def _finish(self, job: _Job) -> None:
+        """Collate a job whose parts are all there, or leave it to its errors."""
+        parts = [part for part in job.parts if part is not None]
+        try:
+            if not job.errors:
+                # A dict of arrays is one gather for all ids: cutting it up would only cost.
+                self._splits = self._splits and not isinstance(parts[0].rows, dict)
+                job.made = self._recipe.assemble(job.ticket.epochs, job.ticket.ids, parts)
+        except BaseException as error:  # noqa: BLE001 - as above
+            job.errors[len(job.parts)] = error
+        job.done.set()

@@ -139,8 +139,8 @@ class Plan:
         return Share(epoch=cursor.epoch, start=start, taken=self.global_batch, ids=ids)
 
     def next_epoch(self, cursor: Cursor) -> Cursor:
-        """Give the start of the epoch after the cursor's: past what the last batch carried over from it."""
-        if self.remainder == "carry" and cursor.samples >= self.num_samples:
+        """Give the start of the epoch after the cursor's: past what a last batch carried over from it."""
+        if cursor.samples > self.num_samples:
             epochs, samples = divmod(cursor.samples, self.num_samples)
             return Cursor(epoch=cursor.epoch + epochs, samples=samples)
         return Cursor(epoch=cursor.epoch + 1)
@@ -169,6 +169,8 @@ class Plan:
             chosen = epochs == epoch
             ids[chosen] = self.order.ids(cursor.epoch + epoch, offsets[chosen])
         carried = cursor.epoch + epochs if epochs.any() else None
+        # Only carried samples move the cursor past the epoch's end; repeats belong to nobody.
+        taken = filled if self.remainder == "carry" else left
         return Share(
-            epoch=cursor.epoch, start=cursor.samples, taken=filled, ids=ids[None], repeats=repeats, carried=carried
+            epoch=cursor.epoch, start=cursor.samples, taken=taken, ids=ids[None], repeats=repeats, carried=carried
         )
