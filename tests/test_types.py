@@ -7,13 +7,14 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import subjects
 from penstock import ConfigError, Dataset, World
 from penstock.testing import CountingDataset
-from penstock.types import check_choice, check_int
+from penstock.types import check_choice, check_device, check_int
 
 
 class TestWorld:
@@ -95,6 +96,19 @@ class TestChecks:
         """0 is not False: who writes 0 may have meant something else."""
         with pytest.raises(ConfigError, match="mode must be one of False, 'a', None; got"):
             check_choice("mode", value, (False, "a", None))
+
+    @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "meta", None])
+    def test_a_device_is_a_name_or_a_device(self, device):
+        assert check_device(device) == (None if device is None else torch.device(device))
+
+    def test_a_device_that_is_not_there_is_refused_with_what_is(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert check_device("cuda:1") == torch.device("cuda", 1)
+        with pytest.raises(ConfigError, match="device='cuda:2', but torch finds CUDA devices from cuda:0 to cuda:1"):
+            check_device("cuda:2")
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        with pytest.raises(ConfigError, match=r"device='cuda', but torch finds no CUDA device, only the CPU.*'cpu'"):
+            check_device("cuda")
 
 
 def test_a_dataset_is_what_has_its_members():

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from penstock.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,3 +126,26 @@ def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
     if not any(value is option or (type(value) is type(option) and value == option) for option in allowed):
         choices = ", ".join(repr(option) for option in allowed)
         raise ConfigError(f"{name} must be one of {choices}; got {value!r}")
+
+
+def check_device(device: Any) -> torch.device | None:
+    """Return the device that an argument means; None stays None.
+
+    Raises:
+        ConfigError: there is no such kind of device, or this machine has none of it; says what it has.
+    """
+    import torch
+
+    if device is None:
+        return None
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"device must be None, a torch.device or its name, got {device!r}: {error}") from None
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        if (found.index or 0) >= count:
+            here = f"CUDA devices from cuda:0 to cuda:{count - 1}" if count else "no CUDA device, only the CPU"
+            why = "" if count or torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
+            raise ConfigError(f"device={str(found)!r}, but torch finds {here}{why}: use one of these, or device='cpu'")
+    return found

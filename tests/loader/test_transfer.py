@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import subjects
-from penstock import StreamingDataLoader
-from penstock.loader.transfer import as_steps, as_tensors, check_device, count_bytes
+from penstock import ConfigError, StreamingDataLoader
+from penstock.loader.transfer import as_steps, as_tensors, count_bytes
 from penstock.testing import CountingDataset, check_order_law
 from torch_subjects import Items
 
@@ -55,10 +55,11 @@ def test_bytes_are_those_of_tensors_and_arrays():
     assert count_bytes(batch) == 32 + 3 + 8
 
 
-@pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "cuda:0", None])
-def test_a_device_is_a_name_or_a_device(device):
-    found = check_device(device)
-    assert found is None if device is None else isinstance(found, torch.device)
+def test_a_device_that_the_machine_lacks_is_refused_before_anything_is_read():
+    with pytest.raises(
+        ConfigError, match=r"device='cuda:99', but torch finds (no CUDA device, only the CPU|CUDA devices)"
+    ):
+        StreamingDataLoader(subjects.Plain(), 4, device="cuda:99")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")

@@ -87,6 +87,10 @@ class DocumentDataset:
         """Count the windows."""
         return int(self._window_ends[-1])
 
+    def __repr__(self) -> str:
+        what = f"seq_len={self.seq_len}, overlap={self.overlap}: {len(self):,} samples"
+        return f"DocumentDataset({str(self.bin.path)!r}, {what} of {len(self._doc_ends):,} documents)"
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Give one sample, as tensors.
 

@@ -12,7 +12,8 @@ import numpy as np
 from penstock.datasets.windows import WindowReader
 from penstock.errors import ConfigError
 from penstock.formats.tokens import TokenBin, open_bin
-from penstock.types import check_choice, check_int
+from penstock.seeds import uniform
+from penstock.types import World, check_choice, check_device, check_int
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,10 @@ class TokenDataset:
         """Count the windows."""
         return self._len
 
+    def __repr__(self) -> str:
+        what = f"seq_len={self.seq_len}, stride={self.stride}"
+        return f"TokenDataset({str(self.bin.path)!r}, {what}: {self._len:,} samples of {len(self.bin):,} tokens)"
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Give one sample as tensors of its own.
 
@@ -126,6 +131,10 @@ def get_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw a batch of random windows, with replacement; y is x shifted by one.
 
+    Data-parallel ranks draw different windows: who this process is, is asked with each call, as `World.current()`
+    does. Of tensor and pipeline parallelism it can't know: peers that must read the same windows, and replicas that
+    must not, are told apart by the `generator` you give them.
+
     Args:
         split: "train", "validation" or "val".
         block_size: tokens per window.
@@ -133,7 +142,9 @@ def get_batch(
         device: where to put them; on CUDA through pinned memory, without waiting.
         data_dir: folder of train.bin and validation.bin.
         dtype: type of a bare uint32 file.
-        seed: key of this split's private generator, which goes on from call to call; another seed starts another.
+        seed: key of this split's private generator, which goes on from call to call; another seed starts another. On
+            rank 0 it is `torch.Generator().manual_seed(seed)`; rank r > 0 seeds its own with
+            `penstock.seeds.uniform(seed, "get_batch", r)`.
         generator: draw from this one instead. The starts are those of
             `torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)`.
 
@@ -141,7 +152,8 @@ def get_batch(
         x and y, int64 [batch_size, block_size] each.
 
     Raises:
-        ConfigError: no such split, or it has no window of block_size tokens and a next one.
+        ConfigError: no such split or device, the split has no window of block_size tokens and a next one, or it is
+            unclear which rank this is.
         ObjectMissing: the split has not been written.
 
     Cost: the file is mapped once per process; a batch costs its gather. For exact epochs that can be
@@ -152,17 +164,17 @@ def get_batch(
     check_choice("split", split, tuple(SPLITS))
     check_int("block_size", block_size, minimum=1)
     check_int("batch_size", batch_size, minimum=1)
+    target = check_device(device)
     place = Path(data_dir, f"{SPLITS[split]}.bin").absolute()
     source, windows = _opened(place, block_size, dtype)
     if generator is None:
-        generator = _generator(place, seed)
+        generator = _generator(place, seed, World.current().dp_rank)
     starts = torch.randint(len(source) - block_size, (batch_size,), generator=generator)
     batch = torch.from_numpy(windows.read(starts.numpy()))
     x, y = batch[:, :-1], batch[:, 1:]
-    device = torch.device(device)
-    if device.type == "cuda":
-        return x.pin_memory().to(device, non_blocking=True), y.pin_memory().to(device, non_blocking=True)
-    return x.to(device), y.to(device)
+    if target is not None and target.type == "cuda":
+        return x.pin_memory().to(target, non_blocking=True), y.pin_memory().to(target, non_blocking=True)
+    return x.to(target), y.to(target)
 
 
 def check_length(source: TokenBin, seq_len: int) -> None:
@@ -175,7 +187,7 @@ def check_length(source: TokenBin, seq_len: int) -> None:
 
 
 _open_windows: dict[tuple[Path, int, str | None], tuple[tuple[int, int], TokenBin, WindowReader]] = {}
-_generators: dict[tuple[Path, int], Any] = {}
+_generators: dict[tuple[Path, int, int], Any] = {}
 
 
 def _opened(place: Path, block_size: int, dtype: Any) -> tuple[TokenBin, WindowReader]:
@@ -194,10 +206,11 @@ def _opened(place: Path, block_size: int, dtype: Any) -> tuple[TokenBin, WindowR
     return known[1], known[2]
 
 
-def _generator(place: Path, seed: int) -> Any:
-    """Give the private generator of a split and a seed."""
+def _generator(place: Path, seed: int, rank: int) -> Any:
+    """Give the private generator of a split, a seed and a data-parallel rank."""
     import torch
 
-    if (generator := _generators.get((place, seed))) is None:
-        generator = _generators[place, seed] = torch.Generator().manual_seed(seed)
+    if (generator := _generators.get((place, seed, rank))) is None:
+        key = uniform(seed, "get_batch", rank) if rank else seed
+        generator = _generators[place, seed, rank] = torch.Generator().manual_seed(key)
     return generator

@@ -29,10 +29,10 @@ from penstock.loader.settings import (
 from penstock.loader.state import read_state, write_state
 from penstock.loader.stats import BatchInfo, LoaderStats
 from penstock.loader.threads import ThreadLane
-from penstock.loader.transfer import Mover, check_device
+from penstock.loader.transfer import Mover
 from penstock.loader.world import detect_world
 from penstock.plan.plan import Cursor, Plan, Remainder, Share
-from penstock.types import World, check_choice, check_int
+from penstock.types import World, check_choice, check_device, check_int
 
 Transform = Callable[..., Any]
 

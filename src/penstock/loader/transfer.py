@@ -11,23 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.errors import ConfigError
-
 _TENSOR_KINDS = "biufc"
-
-
-def check_device(device: Any) -> torch.device | None:
-    """Return the device that an argument means; whether the machine has it shows when it is used.
-
-    Raises:
-        ConfigError: there is no such kind of device.
-    """
-    if device is None:
-        return None
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device must be None, a torch.device or its name, got {device!r}: {error}") from None
 
 
 def as_tensors(batch: Any) -> Any:
