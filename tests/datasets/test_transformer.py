@@ -66,6 +66,14 @@ def test_a_sample_is_a_window_and_the_same_shifted_by_one(jsonl):
     assert dataset[-1]["labels"].tolist() == list(STREAM[-16:])
 
 
+def test_it_says_in_one_line_what_it_is(jsonl):
+    count = f"samples of {len(STREAM):,} tokens)"
+    dataset = TransformerDataset(jsonl, "bytes", 16)
+    assert repr(dataset) == f"TransformerDataset(seq_length=16, stride=1: {len(STREAM) - 16:,} {count}"
+    dataset = TransformerDataset(jsonl, "bytes", 16, by_document=True, overlap=4)
+    assert repr(dataset) == f"TransformerDataset(seq_length=16, by_document=True, overlap=4: {len(dataset):,} {count}"
+
+
 def test_indices_outside_are_refused(jsonl):
     dataset = TransformerDataset(jsonl, BYTES, 16)
     for index in (len(dataset), -len(dataset) - 1):

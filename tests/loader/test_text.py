@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from penstock import ConfigError, Tokenizer, World, create_dataloaders
+from penstock import ConfigError, Tokenizer, World, create_dataloaders, train_tokenizer
 from penstock.loader.text import _workers
 from penstock.testing import check_close, check_order_law, check_resume
 from text_subjects import STREAM, TEXTS, DictTokenizer, ListTokenizer, add_noise, write_jsonl
@@ -227,6 +227,8 @@ def test_on_the_fly_length_buckets_pad_less(paths):
 def test_options_that_do_not_exist_or_mean_nothing_are_refused(paths):
     with pytest.raises(ConfigError, match=r"no option 'strides'; did you mean 'stride'\?"):
         make(paths, strides=2)
+    with pytest.raises(ConfigError, match=r"no option 'seq_len'; did you mean 'seq_length'\?"):
+        create_dataloaders(*paths, BYTES, seq_len=64)
     with pytest.raises(ConfigError, match=r"no option 'xyzzy'\. Its options: by_document"):
         make(paths, xyzzy=2)
     with pytest.raises(ConfigError, match="tokenize must be one of"):
@@ -243,6 +245,25 @@ def test_options_that_do_not_exist_or_mean_nothing_are_refused(paths):
         make(paths, batch_size=0)
     with pytest.raises(ConfigError, match="tokens in all"):
         make(paths, seq_length=100_000)
+
+
+@pytest.mark.parametrize("tokenize", ["ahead", "on_the_fly"])
+def test_a_tokenizer_may_be_given_by_its_name_or_path(paths, tmp_path, tokenize):
+    path = tmp_path / "tokenizer.json"
+    trained = train_tokenizer(TEXTS, 300, path)
+    for given, opened in (("bytes", BYTES), (path, trained), (str(path), trained)):
+        expected = make(paths, tokenizer=opened, tokenize=tokenize)
+        for loader, same in zip(make(paths, tokenizer=given, tokenize=tokenize), expected, strict=True):
+            assert [batch["input_ids"].tolist() for batch in loader] == [batch["input_ids"].tolist() for batch in same]
+
+
+def test_one_pass_over_the_text_is_a_stride_of_the_sequence_length(paths):
+    """The arithmetic of the documentation: T - L samples at every token, about T / L side by side."""
+    (every, _), (once, _) = make(paths), make(paths, stride=32, drop_last=False)
+    assert len(every.dataset) == len(STREAM) - 32
+    assert len(once.dataset) == -(-(len(STREAM) - 1) // 32)
+    targets = torch.cat([batch["labels"][batch["labels"] >= 0] for batch in once])
+    assert sorted(targets.tolist()) == sorted(STREAM[1:])
 
 
 def test_a_training_set_smaller_than_a_batch_says_so(paths):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import text_subjects as subjects
-from penstock import ConfigError, FormatError, Tokenizer
+from penstock import ConfigError, FormatError, ObjectMissing, Tokenizer
 from penstock.transforms.pad import pad
 from penstock.transforms.tokenize_text import FLAT_FROM_CHARACTERS, TokenizeText
 
@@ -40,6 +40,12 @@ def test_long_texts_are_encoded_like_short_ones():
     assert ids.tolist() == tokenizer.encode(text)[:-1]
 
 
+def test_a_name_or_path_stands_for_a_tokenizer(tmp_path):
+    assert TokenizeText("bytes", 4)({"text": "abc"})["labels"].tolist() == [98, 99, -100, -100]
+    with pytest.raises(ObjectMissing, match=r"none\.json does not exist"):
+        TokenizeText(tmp_path / "none.json", 4)
+
+
 def test_it_travels_to_workers():
     copy = pickle.loads(pickle.dumps(TokenizeText(Tokenizer.from_pretrained("bytes"), 4)))
     assert copy({"text": "abc"})["labels"].tolist() == [98, 99, -100, -100]
@@ -54,7 +60,7 @@ def test_what_cannot_be_tokenized_is_refused():
         transform({"text": 5})
     with pytest.raises(FormatError, match="lone surrogate"):
         transform({"text": "\ud800"})
-    with pytest.raises(ConfigError, match=r"must have a method encode"):
+    with pytest.raises(ConfigError, match=r"a path, a name, or something with a method encode\(text\), got <object"):
         TokenizeText(object(), 4)
     with pytest.raises(ConfigError, match="seq_length"):
         TokenizeText(subjects.ListTokenizer(), 0)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiktoken
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiktoken_ext import openai_public
@@ -267,6 +268,19 @@ def test_an_id_outside_the_vocabulary_cannot_be_decoded(gpt2_ranks):
         Tokenizer.from_pretrained(gpt2_ranks).decode([50257])
     with pytest.raises(ConfigError, match="from 0 to 255"):
         Tokenizer.from_pretrained("bytes").decode([-1])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, np.array, torch.tensor, lambda ids: map(np.uint32, ids)])
+def test_ids_are_decoded_whatever_holds_them(kind):
+    assert Tokenizer.from_pretrained("bytes").decode(kind([104, 195, 169])) == "hé"
+
+
+def test_several_texts_are_not_decoded_at_once_nor_numbers_that_are_no_ids():
+    tokenizer = Tokenizer.from_pretrained("bytes")
+    with pytest.raises(ConfigError, match="ids must be those of one text, got an array of 2 axes: decode its rows"):
+        tokenizer.decode(torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(ConfigError, match=r"id must be an integer from 0 to 255, got 1.0 \(float\)"):
+        tokenizer.decode(np.ones(3))
 
 
 def encode_elsewhere(tokenizer: Tokenizer, texts: list[str], results) -> None:

@@ -21,7 +21,7 @@ from penstock.formats.sources import Source, SourceFile, find_files, source_file
 from penstock.formats.text import Position, TextBatch, iter_text
 from penstock.formats.token_writer import TokenWriter
 from penstock.progress import Meter
-from penstock.transforms.any_tokenizer import MAX_ID, check_tokenizer, encode_documents, fingerprint_of, vocab_size_of
+from penstock.transforms.any_tokenizer import MAX_ID, as_tokenizer, encode_documents, fingerprint_of, vocab_size_of
 from penstock.types import check_choice
 
 BIN = "tokens.bin"
@@ -72,7 +72,7 @@ def cached_bin(
         ConfigError: no record has the field, or the tokenizer gave something that is not ids.
         StoreError: the cache can't be written, or its builder stopped without ending.
     """
-    check_tokenizer(tokenizer)
+    tokenizer = as_tokenizer(tokenizer)
     cache = open_cache(files[0].path.parent, cache_dir)
     job = {
         "files": [[file.kind, file.compression, content_digest(file.path, cache, timeout=timeout)] for file in files],

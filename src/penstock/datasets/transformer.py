@@ -29,6 +29,11 @@ class TransformerDataset:
     rest of the stream is one sample more, moved back to the end, its labels -100 where the sample
     before has them already.
 
+    The default stride is 1: every position is a sample of its own, and consecutive ones share all but one of their
+    tokens, so an epoch reads each token seq_length times. For one pass over the text, in which each token after the
+    first is a target once, give stride=seq_length: of T = 1,000,000 tokens and seq_length 128 that is
+    7,813 samples in place of 999,872.
+
     The stream is made by the first process that asks for it and kept as a token bin, found again by
     the content of the files and of the tokenizer. Processes map the same bin, so memory does not grow
     with the corpus; text streams through in blocks while the bin is made. If the builder is killed,
@@ -40,13 +45,13 @@ class TransformerDataset:
     Args:
         data_path: JSON lines, or text whose samples are separated by blank lines; .gz and .zst too, .json
             and .parquet. Also a folder or glob of such files, or a list.
-        tokenizer: anything with `encode(text)` that returns a list, an array, a tensor, or a dict or object with
-            `input_ids` or `ids`: penstock's own, by far the fastest, or one of tokenizers, transformers, tiktoken,
-            SentencePiece, or your own. It must give the same ids for the same text. How its content is told:
-            `penstock.transforms.any_tokenizer.fingerprint_of`.
+        tokenizer: a path or name for `Tokenizer.from_pretrained`, or anything with `encode(text)` that returns a
+            list, an array, a tensor, or a dict or object with `input_ids` or `ids`: penstock's own, by far the
+            fastest, or one of tokenizers, transformers, tiktoken, SentencePiece, or your own. It must give the same
+            ids for the same text. How its content is told: `penstock.transforms.any_tokenizer.fingerprint_of`.
         seq_length: tokens per sample.
         is_jsonl: True or False says what is in the files. None: what their suffix says, text where it says nothing.
-        stride: tokens from one sample's start to the next one's.
+        stride: tokens from one sample's start to the next one's; seq_length for one pass over the text.
         text_field: key of the text in JSON records.
         by_document: windows never cross from one text into another, and differ in length: see
             `DocumentDataset`, whose `lengths`, `overlap`, `pad_id` and `collate` this dataset then has.
@@ -109,6 +114,12 @@ class TransformerDataset:
     def __len__(self) -> int:
         """Count the samples."""
         return len(self._windows)
+
+    def __repr__(self) -> str:
+        by_document = isinstance(self._windows, DocumentDataset)
+        cuts = f"by_document=True, overlap={self.overlap}" if by_document else f"stride={self.stride}"
+        counts = f"{len(self):,} samples of {self.num_tokens:,} tokens"
+        return f"TransformerDataset(seq_length={self.seq_length}, {cuts}: {counts})"
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Give one sample, as tensors; a negative index counts from the end.

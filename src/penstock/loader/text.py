@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import sys
 import warnings
@@ -16,6 +17,7 @@ from penstock.formats.sources import Source
 from penstock.loader.loader import StreamingDataLoader
 from penstock.loader.recipe import Policy
 from penstock.loader.world import detect_world
+from penstock.transforms.any_tokenizer import as_tokenizer
 from penstock.transforms.tokenize_text import TokenizeText
 from penstock.types import World, check_choice, check_int
 
@@ -78,10 +80,14 @@ def create_dataloaders(
     Training is shuffled, in another order each epoch, and drops its last incomplete batch; validation
     is neither. Both can be saved and resumed at any batch, see `StreamingDataLoader`.
 
+    Samples start at every token (stride=1), so of T tokens there are T - seq_length overlapping samples, and an epoch
+    reads the text seq_length times. stride=seq_length makes an epoch one pass: each token after the first is a
+    target once, in about T / seq_length samples.
+
     Args:
         train_path: JSON lines or text whose samples are separated by blank lines; see `TransformerDataset`.
         val_path: the same for validation.
-        tokenizer: anything with `encode(text)`.
+        tokenizer: a path or name for `Tokenizer.from_pretrained`, or anything with `encode(text)`.
         batch_size: samples per batch of this rank.
         seq_length: tokens per sample.
         num_workers: worker processes of each loader; they start with its first batch and live until it is closed.
@@ -98,6 +104,7 @@ def create_dataloaders(
         BadRecord, ObjectMissing, StoreError: as `TransformerDataset`.
     """
     _check_names(options)
+    tokenizer = as_tokenizer(tokenizer)
     tokenize = options.get("tokenize", "ahead")
     check_choice("tokenize", tokenize, ("ahead", "on_the_fly"))
     shared = _picked(options, _OF_LOADER)
@@ -174,8 +181,9 @@ def _picked(options: TextOptions, names: Sequence[str]) -> dict[str, Any]:
 
 def _check_names(options: TextOptions) -> None:
     known = sorted(TextOptions.__annotations__)
+    arguments = [name for name in inspect.signature(create_dataloaders).parameters if name != "options"]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name, [*arguments, *known], n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ConfigError(f"create_dataloaders has no option {name!r}{hint} Its options: {', '.join(known)}")

@@ -1,12 +1,14 @@
 """Tokenizers of every make, through one door.
 
 Whatever has `encode(text)` is a tokenizer: penstock's own, those of tokenizers, transformers,
-tiktoken or SentencePiece, or a user's class. What `encode` returns is understood by `ids_of`; what
-the tokenizer *is*, for caches, is told by `fingerprint_of`.
+tiktoken or SentencePiece, or a user's class; a path or name stands for one of penstock's. What
+`encode` returns is understood by `ids_of`; what the tokenizer *is*, for caches, is told by
+`fingerprint_of`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from hashlib import blake2b
 from itertools import pairwise
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import ConfigError
+from penstock.transforms.tokenizer import Tokenizer
 
 PROBE = "The quick brown fox's 1,234 jumps\n\n\tover – naïve Ωmega 漢字 🙂  lazy_dogs()."
 """Encoded for every fingerprint: shows much of what a tokenizer does, and holds no special token's text."""
@@ -22,13 +25,22 @@ PROBE = "The quick brown fox's 1,234 jumps\n\n\tover – naïve Ωmega 漢字 �
 MAX_ID = 2**32 - 1
 
 
-def check_tokenizer(tokenizer: Any) -> None:
-    """Raise ConfigError unless tokenizer has a method `encode`."""
+def as_tokenizer(tokenizer: Any) -> Any:
+    """Return a tokenizer as it is, or the one that a path or name stands for: see `Tokenizer.from_pretrained`.
+
+    Raises:
+        ConfigError: it has no method `encode`, or no tokenizer is called so.
+        ObjectMissing, FormatError: as `Tokenizer.from_pretrained`.
+    """
+    # Text has a method `encode` too, which is not meant.
+    if isinstance(tokenizer, str | os.PathLike):
+        return Tokenizer.from_pretrained(tokenizer)
     if not callable(getattr(tokenizer, "encode", None)):
         raise ConfigError(
-            f"tokenizer must have a method encode(text), got {tokenizer!r:.80} ({type(tokenizer).__name__}); "
-            "penstock.Tokenizer.from_pretrained opens one by path or name"
+            "tokenizer must be a path, a name, or something with a method encode(text), got "
+            f"{tokenizer!r:.80} ({type(tokenizer).__name__})"
         )
+    return tokenizer
 
 
 def ids_of(encoded: Any) -> np.ndarray:

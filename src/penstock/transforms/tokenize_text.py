@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import ConfigError
-from penstock.transforms.any_tokenizer import check_tokenizer, encode_documents, ids_of
+from penstock.transforms.any_tokenizer import as_tokenizer, encode_documents, ids_of
 from penstock.transforms.pad import IGNORED
 from penstock.transforms.tokenizer_engine import check_text, flatten
 from penstock.types import check_int
@@ -24,8 +24,8 @@ class TokenizeText:
     of fewer than two tokens has no pair; its labels are all padding.
 
     Args:
-        tokenizer: anything with `encode(text)`; see `penstock.transforms.any_tokenizer`. For worker processes it must
-            be picklable.
+        tokenizer: a path or name for `Tokenizer.from_pretrained`, or anything with `encode(text)`; see
+            `penstock.transforms.any_tokenizer`. For worker processes it must be picklable.
         seq_length: most tokens per sample.
         text_field: which field of the sample holds the text.
         pad_to_length: fill every sample up to seq_length. False leaves that to collate, as length buckets need.
@@ -45,8 +45,7 @@ class TokenizeText:
     def __init__(
         self, tokenizer: Any, seq_length: int, *, text_field: str = "text", pad_to_length: bool = True, pad_id: int = 0
     ) -> None:
-        check_tokenizer(tokenizer)
-        self.tokenizer = tokenizer
+        self.tokenizer = as_tokenizer(tokenizer)
         self.seq_length = check_int("seq_length", seq_length, minimum=1)
         self.text_field = text_field
         self.pad_to_length = pad_to_length

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from penstock.transforms.tokenizer_engine import Reference, check_flat, check_te
 from penstock.transforms.tokenizer_source import Source, open_source
 from penstock.transforms.tokenizer_unicode import newer_documents
 from penstock.types import check_choice, check_int
+
+if TYPE_CHECKING:
+    import torch
 
 EngineName = Literal["auto", "fast", "reference"]
 
@@ -118,15 +121,21 @@ class Tokenizer:
         ids = self.encode(text, add_special_tokens)
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | np.ndarray | torch.Tensor) -> str:
         """Give the text of ids, special tokens spelled out; bytes that form no character become U+FFFD.
 
+        Args:
+            ids: integers, or a numpy array or tensor [n] of them, on any device.
+
         Raises:
-            ConfigError: an id is outside the vocabulary, or unused in it.
+            ConfigError: an id is outside the vocabulary, or unused in it; an array has another shape.
         """
-        ids = [check_int("id", i, minimum=0, maximum=self.vocab_size - 1) for i in ids]
+        if (ndim := getattr(ids, "ndim", 1)) != 1:
+            raise ConfigError(f"ids must be those of one text, got an array of {ndim} axes: decode its rows one by one")
+        # Tensors and arrays give Python's integers this way, and in one copy.
+        listed: Iterable[Any] = ids.tolist() if hasattr(ids, "tolist") else ids
         try:
-            return self._reference.decode(ids)
+            return self._reference.decode([check_int("id", i, minimum=0, maximum=self.vocab_size - 1) for i in listed])
         except KeyError as error:
             raise ConfigError(f"{self.name} has no token for the id {error}") from None
 
