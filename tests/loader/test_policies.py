@@ -166,8 +166,13 @@ class TestSubstitute:
     def test_when_everything_is_broken_it_gives_up_and_says_why(self, lane):
         dataset = subjects.Broken(4, bad=(0, 1, 2, 3))
         loader = StreamingDataLoader(dataset, 2, on_error="substitute", **lane)
-        with loader, pytest.raises(SampleError, match="and 16 others in its place"):
+        with loader, pytest.raises(SampleError) as raised:
             next(iter(loader))
+        said = str(raised.value)
+        assert "Broken: sample 0 was left out (ValueError: 1), and so were 16 others" in said
+        assert "(ValueError: 16): ValueError: sample " in said
+        assert "on_error" not in said
+        assert isinstance(raised.value.__cause__, ValueError)
 
 
 class TestFilter:
@@ -188,8 +193,19 @@ class TestFilter:
 
     def test_a_filter_that_leaves_nothing_is_an_error(self, lane):
         loader = StreamingDataLoader(subjects.Plain(20), 5, transform=subjects.drop_all, **lane)
-        with loader, pytest.raises(SampleError, match="and 16 others in its place"):
+        with loader, pytest.raises(SampleError) as raised:
             next(iter(loader))
+        said = "Plain: all 5 samples of a batch, [0, 1, 2, 3, 4], were left out (filtered: 5), and so were 16 others"
+        assert str(raised.value).startswith(f"{said} tried in their place (filtered: 16). Too few are left: look at")
+        assert (raised.value.stage, raised.value.reason) == ("transform", "filtered")
+
+    def test_skipping_and_filtering_all_is_told_by_reason_without_advising_to_skip(self, lane):
+        dataset = subjects.Broken(20, bad=tuple(range(1, 20)))
+        options = {"transform": subjects.drop_all, "on_error": "skip", **lane}
+        with StreamingDataLoader(dataset, 5, **options) as loader, pytest.raises(SampleError) as raised:
+            next(iter(loader))
+        assert "were left out (ValueError: 4, filtered: 1)" in str(raised.value)
+        assert "on_error" not in str(raised.value)
 
 
 class TestFanOut:

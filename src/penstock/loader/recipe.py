@@ -10,7 +10,8 @@ processes. It decides nothing about order; given (epoch, ids) its result is alwa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -126,7 +127,8 @@ class Recipe:
         if not rows:
             # Ranks must stay in step, so a rank whose samples all failed hands out one flagged substitute.
             first = int(ids[0])
-            rows, substitutes[first] = self._substitute(_each(epochs, ids)[0], first, failures)
+            left_out = f"all {len(ids)} samples of a batch, {_shown(ids)}, were left out"
+            rows, substitutes[first] = self._substitute(_each(epochs, ids)[0], first, failures, left_out)
         try:
             batch = self.collate(rows)
         except Exception as error:
@@ -199,29 +201,39 @@ class Recipe:
             failure = Failure(epoch=epoch, id=id_, stage=error.stage, reason=error.reason, message=cause)
         part.failures.append(failure)
         if self.on_error == "substitute" and failure.reason != "filtered":
-            samples, part.substitutes[id_] = self._substitute(epoch, id_, part.failures)
+            samples, part.substitutes[id_] = self._substitute(epoch, id_, [failure], f"sample {id_} was left out")
             rows.extend(samples)
 
-    def _substitute(self, epoch: int, id_: int, failures: Sequence[Failure]) -> tuple[list[Any], int]:
+    def _substitute(self, epoch: int, id_: int, failures: Sequence[Failure], left_out: str) -> tuple[list[Any], int]:
         """Give the samples of another id, drawn by (seed, epoch, id, attempt) and nothing else."""
         size = len(self.dataset)
+        tried: list[str] = []
         last: SampleError | None = None
         for attempt in range(SUBSTITUTE_ATTEMPTS):
             other = uniform(self.seed, "substitute", epoch, id_, attempt) % size
             try:
                 if samples := self._sample(epoch, other):
                     return samples, other
+                tried.append("filtered")
             except SampleError as error:
+                tried.append(error.reason)
                 last = error
-        reason = last or (failures[-1].message if failures else "all of them were filtered")
-        raise self._error(id_, "fetch", last, f"sample {id_}, and {SUBSTITUTE_ATTEMPTS} others in its place ({reason})")
+        name, cause = type(self.dataset).__name__, last and last.__cause__
+        why = f": {type(cause).__name__}: {cause}" if cause else ""
+        raise SampleError(
+            f"{name}: {left_out} ({_counted(failure.reason for failure in failures)}), and so were {len(tried)} others "
+            f"tried in their place ({_counted(tried)}){why}. Too few are left: look at the data and the transforms",
+            dataset=name,
+            key=id_,
+            stage=last.stage if last else "transform",
+            reason=last.reason if last else "filtered",
+        ) from cause
 
-    def _error(self, id_: int, stage: str, cause: Exception | None, what: str | None = None) -> SampleError:
-        name = type(self.dataset).__name__
-        said = f": {type(cause).__name__}: {cause}" if cause is not None else ""
-        hint = "" if stage == "collate" else '; on_error="skip" or "substitute" goes on without it'
-        message = f"{what or f'sample {id_}'} of {name} failed in {stage}{said}{hint}"
-        reason = type(cause).__name__ if cause is not None else "filtered"
+    def _error(self, id_: int, stage: str, cause: Exception, what: str | None = None) -> SampleError:
+        name, reason = type(self.dataset).__name__, type(cause).__name__
+        can_go_on = self.on_error == "raise" and stage != "collate"
+        hint = '; on_error="skip" or "substitute" goes on without it' if can_go_on else ""
+        message = f"{what or f'sample {id_}'} of {name} failed in {stage}: {reason}: {cause}{hint}"
         return SampleError(message, dataset=name, key=id_, stage=stage, reason=reason)
 
 
@@ -263,6 +275,11 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 
 def _height(rows: Mapping[str, Any]) -> int:
     return len(next(iter(rows.values())))
+
+
+def _counted(reasons: Iterable[str]) -> str:
+    """Print reasons with how often each occurs, the most frequent one first."""
+    return ", ".join(f"{reason}: {count}" for reason, count in Counter(reasons).most_common())
 
 
 def _shown(ids: np.ndarray, most: int = 8) -> str:
