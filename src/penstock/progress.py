@@ -52,7 +52,7 @@ class Meter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._show:
+        elif self._show and self.done:
             print(self._line(), file=sys.stderr, flush=True)
 
     def add(self, amount: int, note: str = "") -> None:

@@ -260,7 +260,8 @@ def test_another_run_is_refused_with_the_difference_and_nothing_is_touched(tmp_p
         source.write_bytes(good + b"\n")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert ("train.bin" in before) == (state == "done")
-    with pytest.raises(ConfigError, match=rf"made by another run .*{change}:.* there, .* asked for.*overwrite=True"):
+    what = "train.bin was made by another run" if state == "done" else "out holds an unfinished run with other options"
+    with pytest.raises(ConfigError, match=rf"{what} .*{change}:.* there, .* asked for.*overwrite=True .--overwrite"):
         tokenize(source, tmp_path / "out", **{"tokenizer": bpe, **CHANGES[change]})
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     source.write_bytes(good.removesuffix(b"{broken"))
@@ -317,7 +318,55 @@ def test_a_split_without_documents_is_an_error(tmp_path, corpus, bpe):
     source = corpus.write(tmp_path / "a.jsonl", corpus.texts(5))
     with pytest.raises(FormatError, match=r"validation got no document: .* a larger val_fraction"):
         tokenize(source, tmp_path / "out3", tokenizer=bpe, val_fraction=1e-9)
-    assert not list(tmp_path.glob("out*/*.bin"))
+    assert not list(tmp_path.glob("out*/*"))
+
+
+def test_one_text_file_is_one_document_and_cannot_be_divided(tmp_path, bpe):
+    """Known before anything is read; where it shows at the end only, the next try finds nothing in its way."""
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n\nthree\n\nfour\n")
+    options = {"tokenizer": bpe, "val_fraction": 0.5}
+    with pytest.raises(ConfigError, match=r"is 1 document \(a .txt file is one document\): .*--documents\) makes more"):
+        tokenize(tmp_path / "a.txt", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "b.txt").touch()
+    (tmp_path / "c.txt").touch()
+    sources = [tmp_path / f"{name}.txt" for name in "abc"]
+    picks = ((seed, Share(fraction=0.5, seed=seed, picked=True).takes(np.arange(3)).tolist()) for seed in range(99))
+    seed = next(seed for seed, picked in picks if picked == [False, True, True])
+    with pytest.raises(FormatError, match=r"got no document: .* the source is 1 document "):
+        tokenize(sources, tmp_path / "out", **options, seed=seed)
+    assert os.listdir(tmp_path / "out") == []
+    reports = tokenize(tmp_path / "a.txt", tmp_path / "out", **options, seed=1, documents="paragraph", eot=True)
+    assert sum(report.num_documents for report in reports.values()) == 4
+
+
+def test_text_files_of_which_none_would_be_picked_are_refused_before_they_are_read(tmp_path, bpe):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name)
+    with pytest.raises(ConfigError, match=r"validation would get none of 3 documents .* a larger val_fraction"):
+        tokenize(str(tmp_path / "*.txt"), tmp_path / "out", tokenizer=bpe, val_fraction=1e-9)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("_small_blocks")
+def test_a_refused_run_hears_the_names_of_both_tokenizers(tmp_path, corpus, bpe):
+    source = corpus.write(tmp_path / "a.jsonl", corpus.texts(100))
+    tokenize(source, tmp_path / "out", tokenizer=bpe)
+    names = rf"tokenizer: {bpe.name} \(.*\) there, bytes \(.*\) asked for"
+    with pytest.raises(ConfigError, match=names):
+        tokenize(source, tmp_path / "out", tokenizer="bytes")
+    source.write_bytes(source.read_bytes() + b"{broken")
+    with pytest.raises(BadRecord):
+        tokenize(source, tmp_path / "begun", tokenizer=bpe, commit_every_s=0)
+    with pytest.raises(ConfigError, match=names):
+        tokenize(source, tmp_path / "begun", tokenizer="bytes")
+
+
+def test_an_error_before_any_work_prints_no_progress(tmp_path, bpe, capfd):
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(FormatError):
+        tokenize(tmp_path / "a.jsonl", tmp_path / "out", tokenizer=bpe, show_progress=True)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def _check_column(file: SourceFile, schema: Any, field: str) -> None:
 
     columns = ", ".join(f"{column.name!r} ({column.type})" for column in schema)
     if field not in schema.names:
-        raise ConfigError(f"{file.path} has no column {field!r}; give text_field one of its columns: {columns}")
+        raise ConfigError(
+            f"{file.path} has no column {field!r}; give text_field (--text-field) one of its columns: {columns}"
+        )
     kind = schema.field(field).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):

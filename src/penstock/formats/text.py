@@ -258,7 +258,9 @@ def _check_field(file: SourceFile, column: Column) -> None:
     """Refuse a file in whose first block no record has the field: the field is wrong, not the json_lines."""
     faults = column.faults
     if faults and len(faults) == len(column.lines) and all(fault.reason == "missing-field" for fault in faults):
-        raise ConfigError(f"line {column.lines[0]} of {file.path}: {faults[0].detail}; give text_field one of them")
+        raise ConfigError(
+            f"line {column.lines[0]} of {file.path}: {faults[0].detail}; give text_field (--text-field) one of them"
+        )
 
 
 def _sifted(column: Column, file: SourceFile, on_error: OnError, first_row: int, after: Position) -> TextBatch:
@@ -296,7 +298,7 @@ def _bad_record(file: SourceFile, column: Column, fault: Fault) -> BadRecord:
     place = {"text": "line", "jsonl": "line", "json": "record", "parquet": "row"}[file.kind]
     return BadRecord(
         f"{place} {line} of {file.path} cannot be used ({fault.reason}): {fault.detail}; repair it, or pass over such "
-        f'rows with on_error="skip", which counts them by reason',
+        f'rows with on_error="skip" (--on-error skip), which counts them by reason',
         file=str(file.path),
         line=line,
         reason=fault.reason,

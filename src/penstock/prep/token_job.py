@@ -8,7 +8,7 @@ whether they are what it would write itself: then there is nothing to do, or onl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,7 @@ def plan_passes(
     groups = _groups(source)
     if val_fraction and ("validation" in groups or "train" not in groups):
         have = "has a validation split of its own" if "validation" in groups else "has no train split to take it from"
-        raise ConfigError(f"val_fraction={val_fraction} was given, but the source {have}")
+        raise ConfigError(f"val_fraction={val_fraction} (--val-fraction) was given, but the source {have}")
     passes = []
     for split, files in groups.items():
         shares: dict[str, Share | None] = {split: None}
@@ -119,6 +119,29 @@ def _only(passes: Sequence[Pass], splits: Sequence[str]) -> list[Pass]:
     ]
 
 
+MORE_DOCUMENTS = 'documents="paragraph" or "line" (--documents) makes more'
+
+
+def refuse_too_few(passes: Sequence[Pass]) -> None:
+    """Raise if some split of text files that are one document each would get none of them.
+
+    Raises:
+        ConfigError: see above.
+    """
+    for each in passes:
+        rows = np.arange(len(each.files))
+        for split, share in each.splits.items():
+            if share is None or any(file.kind != "text" for file in each.files):
+                continue
+            if len(rows) == 1 < len(each.splits):
+                raise ConfigError(f"the source is 1 document (a .txt file is one document): {MORE_DOCUMENTS}")
+            if not share.takes(rows).any():
+                raise ConfigError(
+                    f"the split {split} would get none of {len(rows)} documents (a .txt file is one document): "
+                    f"{MORE_DOCUMENTS}; a larger val_fraction or another seed may do too"
+                )
+
+
 def job_of(
     files: Sequence[SourceFile], share: Share | None, *, text_field: str, documents: str, **tokens: Any
 ) -> dict[str, Any]:
@@ -138,8 +161,8 @@ def job_of(
     }
 
 
-def state_of(path: Path, job: Mapping[str, Any], *, on_error: str, overwrite: bool) -> State:
-    """Tell what of a split is there, changing nothing.
+def state_of(path: Path, job: Mapping[str, Any], *, tokenizer: str, on_error: str, overwrite: bool) -> State:
+    """Tell what of a split is there, changing nothing; `tokenizer` is the name of the job's, for messages.
 
     Raises:
         ConfigError: files that are not ours, or made by another job and overwrite is not given.
@@ -150,14 +173,17 @@ def state_of(path: Path, job: Mapping[str, Any], *, on_error: str, overwrite: bo
     if overwrite:
         return "begun" if _was_rebuilding(path, job, on_error) else "new"
     meta, journal = read_meta(path), read_journal(path)
+    asked = _Named(job=job, tokenizer=tokenizer)
     if meta is not None and path.exists():
-        _refuse_difference(path, meta.get("job", {}), job)
+        _refuse_difference(f"{path} was made by another run", _made(meta), asked)
         open_bin(path)
         _refuse_skipped(path, meta["counts"]["skipped"], on_error)
         return "done"
     if journal is None:
         return "new"
-    _refuse_difference(path, journal.job, job)
+    unfinished = f"{path.parent} holds an unfinished run with other options"
+    there = _Named(job=journal.job, tokenizer=journal.progress.get("tokenizer", ""))
+    _refuse_difference(unfinished, there, asked)
     _refuse_skipped(path, journal.progress.get("skipped", {}), on_error)
     return "begun"
 
@@ -190,15 +216,29 @@ def _refuse_foreign(path: Path, *, overwrite: bool) -> None:
             raise ConfigError(f"{place} is there and not of a tokenizing run; choose another folder, or move it away")
 
 
-def _refuse_difference(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    names = [name for name in {**asked, **there} if there.get(name) != asked.get(name)]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Named:
+    """A job with the name of its tokenizer, which is not part of it: what counts is the content."""
+
+    job: Mapping[str, Any]
+    tokenizer: str
+
+    def shown(self, part: str) -> str:
+        value = _shown(self.job.get(part))
+        return f"{self.tokenizer} ({value})" if part == "tokenizer" and self.tokenizer else value
+
+
+def _made(meta: Mapping[str, Any]) -> _Named:
+    """Give the job that a side-car tells of."""
+    return _Named(job=meta.get("job", {}), tokenizer=meta.get("tokenizer", {}).get("name", ""))
+
+
+def _refuse_difference(what: str, there: _Named, asked: _Named, parts: Iterable[str] | None = None) -> None:
+    """Raise if two jobs differ, in some parts or anywhere; the message begins with `what`."""
+    names = [name for name in parts or {**asked.job, **there.job} if there.job.get(name) != asked.job.get(name)]
     if names:
-        found = "; ".join(
-            f"{name}: {_shown(there.get(name))} there, {_shown(asked.get(name))} asked for" for name in names
-        )
-        raise ConfigError(
-            f"{path} was made by another run ({found}); choose another folder, or overwrite=True to rebuild it"
-        )
+        found = "; ".join(f"{name}: {there.shown(name)} there, {asked.shown(name)} asked for" for name in names)
+        raise ConfigError(f"{what} ({found}); choose another folder, or overwrite=True (--overwrite) to begin anew")
 
 
 def _shown(value: Any) -> str:
@@ -211,16 +251,18 @@ def _refuse_skipped(path: Path, skipped: Mapping[str, int], on_error: str) -> No
     bad = {reason: count for reason, count in skipped.items() if reason != EMPTY}
     if bad and on_error == "raise":
         raise ConfigError(
-            f'{path} was made with on_error="skip", which passed over {bad}; ask for that, or overwrite=True'
+            f'{path} was made with on_error="skip", which passed over {bad}; ask for that (--on-error skip), '
+            "or overwrite=True (--overwrite)"
         )
 
 
-def refuse_other_dataset(folder: Path, jobs: Mapping[str, Mapping[str, Any]]) -> None:
+def refuse_other_dataset(folder: Path, jobs: Mapping[str, Mapping[str, Any]], tokenizer: str) -> None:
     """Raise if a folder holds another dataset: blocks, or splits that this run would not fit.
 
     Args:
         folder: the output folder.
         jobs: what this run makes, by split.
+        tokenizer: name of their tokenizer, for messages.
 
     Raises:
         ConfigError: see above.
@@ -233,6 +275,6 @@ def refuse_other_dataset(folder: Path, jobs: Mapping[str, Mapping[str, Any]]) ->
         meta = None if path.stem in jobs else read_meta(path)
         if meta is None:
             continue
-        there = meta.get("job", {})
-        names = [*_SHARED, "share"] if there.get("source") == job["source"] else _SHARED
-        _refuse_difference(path, {name: there.get(name) for name in names}, {name: job[name] for name in names})
+        there, asked = _made(meta), _Named(job=job, tokenizer=tokenizer)
+        parts = [*_SHARED, "share"] if there.job.get("source") == job["source"] else _SHARED
+        _refuse_difference(f"{path} was made by another run", there, asked, parts)

@@ -62,6 +62,8 @@ class Sink:
     split: str
     share: Share | None
     writer: TokenWriter
+    tokenizer: str
+    """Its name: the journal tells it to whoever comes with another."""
     first_row: int = 0
     """Rows before it were written by an earlier run."""
     position: Position = field(default_factory=Position)
@@ -70,16 +72,17 @@ class Sink:
     listed: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def open(cls, split: str, share: Share | None, writer: TokenWriter) -> Sink:
+    def open(cls, split: str, share: Share | None, writer: TokenWriter, tokenizer: str) -> Sink:
         """Begin a split, or go on with it where its writer's last commit left it."""
         done = writer.progress
         if not done:
-            return cls(split=split, share=share, writer=writer)
+            return cls(split=split, share=share, writer=writer, tokenizer=tokenizer)
         position = Position(**done["position"])
         return cls(
             split=split,
             share=share,
             writer=writer,
+            tokenizer=tokenizer,
             first_row=position.row,
             position=position,
             rows_in=done["rows_in"],
@@ -118,6 +121,7 @@ class Sink:
             "rows_in": self.rows_in,
             "skipped": dict(self.skipped),
             "listed": list(self.listed),
+            "tokenizer": self.tokenizer,
         }
 
 

@@ -23,7 +23,16 @@ from penstock.formats.sources import Source, SourceFile
 from penstock.formats.text import DOCUMENTS, ON_ERROR, Documents, OnError
 from penstock.formats.token_writer import TokenWriter, discard_partial
 from penstock.formats.tokens import open_bin
-from penstock.prep.token_job import Pass, State, job_of, plan_passes, refuse_other_dataset, state_of
+from penstock.prep.token_job import (
+    MORE_DOCUMENTS,
+    Pass,
+    State,
+    job_of,
+    plan_passes,
+    refuse_other_dataset,
+    refuse_too_few,
+    state_of,
+)
 from penstock.prep.token_pipeline import Options, Sink, fill
 from penstock.transforms.tokenizer import Tokenizer
 from penstock.types import check_choice, check_int
@@ -114,10 +123,14 @@ def tokenize(
     _check_number("commit_every_s", commit_every_s, below=float("inf"))
     passes = plan_passes(source, splits, val_fraction, seed)
     if documents is not None and not any(file.kind == "text" for each in passes for file in each.files):
-        raise ConfigError(f"documents={documents!r} is about .txt files, and the source has none; leave it out")
+        raise ConfigError(
+            f"documents={documents!r} (--documents) is about .txt files, and the source has none; leave it out"
+        )
+    if documents in (None, "file"):
+        refuse_too_few(passes)
     opened = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_pretrained(tokenizer)
     if eot and opened.eot_id is None:
-        raise ConfigError(f"eot=True, but the tokenizer {opened.name} has no end-of-text token")
+        raise ConfigError(f"eot=True (--eot) was given, but the tokenizer {opened.name} has no end-of-text token")
     options = Options(
         tokenizer=opened,
         text_field=text_field,
@@ -155,9 +168,10 @@ def _make_all(folder: Path, passes: Sequence[Pass], options: Options, *, overwri
         for each in passes
         for split, share in each.splits.items()
     }
-    refuse_other_dataset(folder, jobs)
+    name = options.tokenizer.name
+    refuse_other_dataset(folder, jobs, name)
     states = {
-        split: state_of(folder / f"{split}.bin", job, on_error=options.on_error, overwrite=overwrite)
+        split: state_of(folder / f"{split}.bin", job, tokenizer=name, on_error=options.on_error, overwrite=overwrite)
         for split, job in jobs.items()
     }
     reports: dict[str, SplitReport] = {}
@@ -179,11 +193,16 @@ def _make(
         sinks = []
         for split, share in missing.items():
             writer = stack.enter_context(_open_writer(folder, split, jobs[split], states[split], options))
-            sinks.append(Sink.open(split, share, writer))
+            sinks.append(Sink.open(split, share, writer, options.tokenizer.name))
         fill(each.files, sinks, options)
-        _refuse_empty(sinks)
-        for sink in sinks:
+        is_whole = all(sink.writer.num_documents for sink in sinks)
+        for sink in sinks if is_whole else ():
             reports[sink.split] = _finished(sink, each.files, jobs[sink.split], options)
+    if not is_whole:
+        # Going on from these parts would end here again, and they would stand in the way of other options.
+        for sink in sinks:
+            discard_partial(sink.writer.path)
+        _refuse_empty(sinks, each.files, options)
     return reports
 
 
@@ -206,13 +225,20 @@ def _open_writer(folder: Path, split: str, job: dict[str, Any], state: State, op
     return TokenWriter(path, vocab_size=options.tokenizer.vocab_size, job=job)
 
 
-def _refuse_empty(sinks: Sequence[Sink]) -> None:
-    for sink in sinks:
-        if sink.writer.num_documents == 0:
-            advice = "a larger val_fraction or another seed gives it some" if sink.share else "the source has no text"
-            raise FormatError(
-                f"the split {sink.split} got no document: {sink.rows_in} rows, skipped {sink.skipped or 0}; {advice}"
-            )
+def _refuse_empty(sinks: Sequence[Sink], files: Sequence[SourceFile], options: Options) -> None:
+    sink = next(sink for sink in sinks if sink.writer.num_documents == 0)
+    total = sum(other.writer.num_documents for other in sinks)
+    if sink.share is None or (total == 0 and len(sinks) > 1):
+        advice = "the source has no text"
+    elif options.documents == "file" and any(file.kind == "text" for file in files):
+        advice = f"the source is {total} document{'s' * (total > 1)} (a .txt file is one document): {MORE_DOCUMENTS}"
+    elif total == 1:
+        advice = "the source is 1 document, which cannot be divided"
+    else:
+        advice = "a larger val_fraction (--val-fraction) or another seed (--seed) gives it some"
+    raise FormatError(
+        f"the split {sink.split} got no document: {sink.rows_in} rows, skipped {sink.skipped or 0}; {advice}"
+    )
 
 
 def _finished(sink: Sink, files: Sequence[SourceFile], job: dict[str, Any], options: Options) -> SplitReport:
