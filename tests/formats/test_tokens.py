@@ -71,6 +71,24 @@ def test_an_empty_file_holds_no_tokens(tmp_path):
         open_bin(tmp_path / "b.bin")
 
 
+def test_a_folder_is_answered_with_the_bins_in_it(tmp_path):
+    (tmp_path / "bins").mkdir()
+    with pytest.raises(ConfigError, match=r"bins is a folder; give a .bin; it holds none, `penstock tokenize"):
+        open_bin(tmp_path / "bins")
+    for name in ("validation", "train"):
+        write(tmp_path / "bins", name=name)
+    with pytest.raises(ConfigError, match=r"bins is a folder; give \S*/bins/train.bin or \S*/bins/validation.bin$"):
+        open_bin(tmp_path / "bins")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.md", "a.parquet", "a.txt.gz", "A.TXT"])
+def test_text_is_not_taken_for_ids(tmp_path, name):
+    (tmp_path / name).write_bytes(b"1234")
+    with pytest.raises(ConfigError, match=rf"{name} is .*, tokenize .*it first: `penstock tokenize"):
+        open_bin(tmp_path / name)
+    assert len(open_bin(tmp_path / name, dtype="uint16")) == 2
+
+
 def test_a_copy_has_the_same_fingerprint_and_other_tokens_another(tmp_path):
     path = write(tmp_path)
     (tmp_path / "copy").mkdir()

@@ -32,6 +32,13 @@ SEGMENT_BYTES = 16 << 20
 
 DTYPES: dict[str, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 DOC_DTYPE = np.dtype("<u8")
+_NO_TOKENS = {
+    **dict.fromkeys((".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv"), "text, tokenize it"),
+    ".parquet": "a table, tokenize it",
+    **dict.fromkeys((".gz", ".zst"), "compressed, tokenize or unpack it"),
+}
+"""What lies in files that are surely no ids, by suffix: any bytes would pass for some."""
+_LISTED = 4
 _NUM_SAMPLES = 64
 _SAMPLE_BYTES = 4096
 
@@ -107,22 +114,38 @@ def open_bin(path: str | os.PathLike[str], *, dtype: str | np.dtype | type | Non
 
     Raises:
         ObjectMissing: there is no such file.
-        ConfigError: dtype is neither of the two, or contradicts the side-car.
+        ConfigError: dtype is neither of the two, or contradicts the side-car; a folder; a file of text or
+            a table, by its suffix, and no dtype is given.
         BadManifest: there is a side-car, and it can't be read.
         BadBlock: a file's size is not what the side-car says, or no whole number of ids.
 
     Cost: O(1) in the tokens. Contents are not compared with their checksums: see `verify_bin`.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; {_instead_of(path)}")
     if not path.is_file():
         raise ObjectMissing(f"{path} does not exist; `penstock tokenize SOURCE {path.parent}` would make it")
     asked = None if dtype is None else _checked_dtype(dtype)
+    if asked is None and path.suffix.lower() in _NO_TOKENS:
+        raise ConfigError(
+            f"{path} is {_NO_TOKENS[path.suffix.lower()]} first: `penstock tokenize SOURCE FOLDER` makes token files "
+            "(dtype= reads any file as ids)"
+        )
     meta = read_meta(path)
     kind = DTYPES[meta["dtype"]] if meta is not None else asked or DTYPES["uint16"]
     if asked is not None and asked != kind:
         raise ConfigError(f"{path} holds {kind.name} ids, its side-car says; dtype={asked.name!r} was asked for")
     tokens = _mapped(path, kind, None if meta is None else meta["num_tokens"])
     return TokenBin(path=path, tokens=tokens, doc_ends=_open_docs(path, meta, len(tokens)), meta=meta)
+
+
+def _instead_of(folder: Path) -> str:
+    """Say what to give instead of a folder."""
+    bins = [str(folder / name) for name in sorted(os.listdir(folder)) if name.endswith(".bin")]
+    if not bins:
+        return f"give a .bin; it holds none, `penstock tokenize SOURCE {folder}` would make some"
+    return f"give {' or '.join(bins[:_LISTED])}{' …' if len(bins) > _LISTED else ''}"
 
 
 def read_meta(path: Path) -> dict[str, Any] | None:
