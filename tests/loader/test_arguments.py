@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 import subjects
 from penstock import ConfigError, StreamingDataLoader, World
+from penstock.loader.settings import INSTEAD
 from torch_subjects import Endless
 
 
@@ -50,6 +55,39 @@ from torch_subjects import Endless
 def test_a_bad_argument_is_named_with_what_is_allowed(arguments, said):
     with pytest.raises(ConfigError, match=said):
         StreamingDataLoader(subjects.Plain(), **{"batch_size": 4, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sampler", "order belongs to the loader: use shuffle=, or wrap the dataset in torch.utils.data.Subset"),
+        ("batch_sampler", "use batch_size=, shuffle= and drop_last="),
+        ("prefetch_factor", "use prefetch="),
+        ("persistent_workers", "workers always stay until close"),
+        ("worker_init_fn", "a transform with a parameter `rng`"),
+        ("generator", "use seed="),
+        ("multiprocessing_context", "workers are fresh interpreters"),
+        ("pin_memory_device", "use device="),
+        ("in_order", "batches always come in order"),
+        ("num_worker", r"did you mean num_workers\?"),
+        ("xyzzy", "$"),
+    ],
+)
+def test_arguments_that_are_not_there_say_what_takes_their_place(name, said):
+    with pytest.raises(ConfigError, match=f"StreamingDataLoader takes no {name}.*{said}"):
+        StreamingDataLoader(subjects.Plain(), 4, **{name: None})
+
+
+def test_torchs_loader_has_no_argument_that_is_unknown_here():
+    named = set(inspect.signature(torch.utils.data.DataLoader.__init__).parameters) - {"self"}
+    here = set(inspect.signature(StreamingDataLoader.__init__).parameters)
+    assert named - here <= set(INSTEAD)
+
+
+@pytest.mark.parametrize("path", ["bins/train.bin", b"bins/train.bin", Path("bins", "train.bin")])
+def test_a_path_is_no_dataset(path):
+    with pytest.raises(ConfigError, match=r"dataset must hold samples, got .*train.bin.*TokenDataset\(path, seq_len\)"):
+        StreamingDataLoader(path, 2)
 
 
 def test_a_length_bucket_must_be_positive():

@@ -8,6 +8,7 @@ import pytest
 
 import subjects
 from penstock import LoaderClosed, SampleError, StateMismatch, StreamingDataLoader, World
+from penstock.loader.stats import LoaderStats
 from penstock.testing import CountingDataset
 
 LANES = {
@@ -285,6 +286,19 @@ class TestStats:
     def test_before_the_first_batch_they_are_zero(self):
         stats = StreamingDataLoader(subjects.Plain(), 2).stats
         assert (stats.batches, stats.samples_per_s, stats.wait_share) == (0, 0.0, 0.0)
+
+    def test_they_are_printed_in_one_line(self):
+        stats = LoaderStats(batches=300, samples=2400, wait_s=1.0, elapsed_s=8.0, substituted=2)
+        what = "300 batches of 2,400 samples, 300 samples/s, waited 12.5% of 8.0 s, 0 skipped, 2 substituted"
+        assert str(stats) == f"LoaderStats({what})"
+
+
+def test_a_loader_says_in_one_line_what_and_where_it_is():
+    loader = StreamingDataLoader(CountingDataset(10_000), 8, shuffle=True)
+    next(iter(loader))
+    what = "10,000 samples of CountingDataset, batch_size=8, order global:feistel8-v1"
+    assert repr(loader) == f"StreamingDataLoader({what}: at sample 8 of epoch 0)"
+    assert "global_batch_size=8," in repr(StreamingDataLoader(CountingDataset(10), global_batch_size=8))
 
 
 def test_explain_says_what_the_loader_does():

@@ -21,6 +21,7 @@ from penstock.loader.recipe import Made, Policy, Recipe
 from penstock.loader.settings import (
     build_order,
     check_collate,
+    check_names,
     check_remainder,
     check_timeout,
     check_transforms,
@@ -74,6 +75,7 @@ class StreamingDataLoader:
         on_error: a sample that fails "raise"s a SampleError, is "skip"ped (its batch is smaller by one), or
             "substitute"d by another; counted in `stats`, listed in `stats.quarantine`.
         timeout: seconds a batch of a worker may take; then LoaderTimeout says what it waits for.
+        unknown: refused; for torch's arguments that are not here, the error says what to use instead.
 
     Raises:
         ConfigError: an argument cannot work, or contradicts another.
@@ -108,7 +110,9 @@ class StreamingDataLoader:
         length_bucket: int | None = None,
         on_error: Policy = "raise",
         timeout: float = 300.0,
+        **unknown: Any,
     ) -> None:
+        check_names(unknown, StreamingDataLoader.__init__.__kwdefaults__)
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = check_int("seed", seed, minimum=0)
@@ -153,6 +157,13 @@ class StreamingDataLoader:
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the rest of the epoch; nothing happens before the first `next`."""
         return self._batches()
+
+    def __repr__(self) -> str:
+        # Nothing that would detect the world, or count: a loader may be printed before its process group is there.
+        by_rank = self.batch_size is not None
+        size = f"batch_size={self.batch_size}" if by_rank else f"global_batch_size={self._global_batch_size}"
+        what = f"{self._order.num_samples:,} samples of {type(self.dataset).__name__}, {size}, order {self._order.name}"
+        return f"StreamingDataLoader({what}: at sample {self._cursor.samples:,} of epoch {self._cursor.epoch})"
 
     def __enter__(self) -> StreamingDataLoader:
         return self

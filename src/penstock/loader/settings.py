@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 import numpy as np
@@ -18,8 +19,38 @@ MAX_AUTO_THREADS = 8
 MAX_TIMEOUT_S = 1_000_000
 
 
+INSTEAD = {
+    "sampler": "order belongs to the loader: use shuffle=, or wrap the dataset in torch.utils.data.Subset",
+    "batch_sampler": "batches belong to the loader: use batch_size=, shuffle= and drop_last=, length_bucket= for those "
+    "of like length, or wrap the dataset in torch.utils.data.Subset",
+    "prefetch_factor": "use prefetch=, the number of batches prepared ahead by all workers together",
+    "persistent_workers": "leave it out: workers always stay until close()",
+    "worker_init_fn": "leave it out: a transform with a parameter `rng` gets a generator of its own, and what a worker "
+    "needs is built by the dataset when it is first asked",
+    "generator": "use seed=",
+    "multiprocessing_context": "leave it out: workers are fresh interpreters, whatever the start method",
+    "pin_memory_device": "use device=, which copies batches there too",
+    "in_order": "leave it out: batches always come in order",
+}
+"""What takes the place of torch's arguments that have no meaning here."""
+
+
+def check_names(unknown: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ConfigError if there is any unknown argument; say what to use in its place."""
+    for name in unknown:
+        if name in INSTEAD:
+            raise ConfigError(f"StreamingDataLoader takes no {name}: {INSTEAD[name]}")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise ConfigError(f"StreamingDataLoader takes no {name}{f'; did you mean {near[0]}?' if near else ''}")
+
+
 def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucket: int | None) -> Order:
     """Build the order that the arguments ask for."""
+    if isinstance(dataset, str | bytes | os.PathLike):
+        raise ConfigError(
+            f"dataset must hold samples, got {dataset!r}, a path: open it first, for a token bin with "
+            "TokenDataset(path, seq_len)"
+        )
     has_ids = hasattr(dataset, "__len__") and (hasattr(dataset, "fetch") or hasattr(dataset, "__getitem__"))
     # torch's base class gives an IterableDataset a __getitem__ that only raises.
     if not has_ids or _is_iterable_dataset(dataset):

@@ -13,7 +13,7 @@ from penstock.plan.plan import Share
 QUARANTINE_KEPT = 10_000
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, repr=False)
 class LoaderStats:
     """Counts since the loader was made, on this rank."""
 
@@ -38,8 +38,15 @@ class LoaderStats:
 
     @property
     def wait_share(self) -> float:
-        """Part of the elapsed time that the trainer waited for data, from 0 to 1."""
+        """Part of the elapsed time that the trainer waited for data, from 0 to 1; the start of workers counts."""
         return self.wait_s / self.elapsed_s if self.elapsed_s else 0.0
+
+    def __repr__(self) -> str:
+        left_out = f", {self.skipped.total():,} skipped, {self.substituted:,} substituted"
+        return (
+            f"LoaderStats({self.batches:,} batches of {self.samples:,} samples, {self.samples_per_s:,.0f} samples/s, "
+            f"waited {self.wait_share:.1%} of {self.elapsed_s:.1f} s{left_out})"
+        )
 
     def note(self, made: Made) -> None:
         """Count what went wrong in a batch."""
