@@ -97,6 +97,7 @@ def test_the_table_names_each_step_and_rank(bare_bin):
         (["--seq-len", 2000, "--batch", 1], "window of 2000"),
         (["--seq-len", 8, "--batch", 0], "--batch must be an integer >= 1"),
         (["--seq-len", 8, "--batch", 1, "--world", 0], "--world must be an integer >= 1"),
+        (["--seq-len", 8, "--batch", 4, "--step", 9999], "--step 9999 is past the end: an epoch has 32 steps"),
         (["--seq-len", 8, "--batch", 1, "--dtype", "int8"], "dtype must be"),
     ],
 )

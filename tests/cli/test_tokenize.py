@@ -98,6 +98,25 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, source, case):
     assert not (tmp_path / "out" / "train.bin").exists()
 
 
+def test_what_is_missing_on_the_command_line_is_named(source):
+    said = {
+        ("tokenize",): "SOURCE and OUT are missing",
+        ("tokenize", source): f"OUT is missing: penstock tokenize {source} OUT",
+        ("tokenize", source, "out"): "--tokenizer is missing: give a tokenizer.json, .tiktoken or .model, a folder",
+        ("tokenizer", "train", source, "--vocab-size", "300"): f"OUT is missing: penstock tokenizer train {source} OUT",
+    }
+    for arguments, words in said.items():
+        ended = penstock(*arguments)
+        assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+        assert words in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["tokenize", "plan", "inspect"])
+def test_help_shows_no_value_for_flags(command):
+    shown = [line for line in penstock(command, "--help").stdout.splitlines() if "bool" in line]
+    assert [line for line in shown if "--help" not in line] == []
+
+
 def test_debug_shows_where_an_error_came_from(tmp_path):
     ended = penstock("--debug", "tokenize", tmp_path / "nowhere", tmp_path / "out", "--tokenizer", "bytes")
     assert ended.returncode != 0

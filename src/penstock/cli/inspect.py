@@ -12,7 +12,7 @@ from rich.markup import escape
 from penstock.errors import ConfigError, ObjectMissing
 
 JsonDict = dict[str, Any]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.")]
 _LISTED = 16
 """Entries of a mapping that a person is shown."""
 

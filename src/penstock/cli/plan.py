@@ -28,14 +28,15 @@ def plan(
     step: Annotated[int, typer.Option(min=0, help="First step to show, from 0.")] = 0,
     epoch: Annotated[int, typer.Option(min=0, help="Epoch, from 0.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the loader.")] = 0,
-    shuffle: Annotated[bool, typer.Option("--shuffle", help="As the loader's shuffle=True.")] = False,
-    drop_last: Annotated[bool, typer.Option("--drop-last", help="As the loader's.")] = False,
+    shuffle: Annotated[bool, typer.Option("--shuffle", metavar="", help="As the loader's shuffle=True.")] = False,
+    drop_last: Annotated[bool, typer.Option("--drop-last", metavar="", help="As the loader's.")] = False,
     stride: Annotated[int | None, typer.Option(help="Tokens from window to window; default: seq-len.")] = None,
     dtype: Annotated[str | None, typer.Option(help="uint16 or uint32, for a bare token file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show which rank reads which windows at which step; no data is read for it."""
     from penstock.datasets.tokens import TokenDataset
+    from penstock.errors import ConfigError
     from penstock.loader.settings import build_order, check_remainder
     from penstock.plan.plan import Plan
     from penstock.types import check_int
@@ -45,6 +46,10 @@ def plan(
     dataset = TokenDataset(path, seq_len, stride=stride, dtype=dtype)
     order = build_order(dataset, shuffle, seed, 1, None)
     planned = Plan(order=order, global_batch=batch * world, remainder=check_remainder(drop_last, None))
+    if step and step >= planned.num_batches():
+        raise ConfigError(
+            f"--step {step} is past the end: an epoch has {planned.num_batches():,} steps, the first is 0"
+        )
     facts = {
         "path": str(path),
         "windows": len(dataset),
