@@ -7,6 +7,7 @@ is the cursor and what it belongs to, nothing else.
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 import weakref
@@ -21,11 +22,11 @@ from penstock.loader.recipe import Made, Policy, Recipe
 from penstock.loader.settings import (
     build_order,
     check_collate,
-    check_names,
     check_remainder,
     check_timeout,
     check_transforms,
     check_workers,
+    refuse_unknown,
 )
 from penstock.loader.state import read_state, write_state
 from penstock.loader.stats import BatchInfo, LoaderStats
@@ -112,7 +113,8 @@ class StreamingDataLoader:
         timeout: float = 300.0,
         **unknown: Any,
     ) -> None:
-        check_names(unknown, StreamingDataLoader.__init__.__kwdefaults__)
+        if unknown:
+            refuse_unknown(unknown, inspect.signature(StreamingDataLoader).parameters)
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = check_int("seed", seed, minimum=0)
@@ -164,6 +166,10 @@ class StreamingDataLoader:
         size = f"batch_size={self.batch_size}" if by_rank else f"global_batch_size={self._global_batch_size}"
         what = f"{self._order.num_samples:,} samples of {type(self.dataset).__name__}, {size}, order {self._order.name}"
         return f"StreamingDataLoader({what}: at sample {self._cursor.samples:,} of epoch {self._cursor.epoch})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy stands where this one stands and has workers of its own when it is used.
+        return {**self.__dict__, "_engine": None, "_finalizer": None, "_turn": None}
 
     def __enter__(self) -> StreamingDataLoader:
         return self
@@ -265,6 +271,9 @@ class StreamingDataLoader:
         """Hand out the rest of the epoch, moving the cursor with each batch."""
         clock, stats = time.perf_counter, self.stats
         asked = clock()
+        if self._at is not None and self._plan.num_batches(self._cursor.samples) == 0:
+            # The last batch was taken by somebody who counted and did not ask whether there are more.
+            self._move(self._plan.next_epoch(self._cursor))
         turn = self._turn = object()
         mover = Mover(self._device, self._pin_memory)
         deliveries = self._open_engine().run(self._cursor)
@@ -273,7 +282,6 @@ class StreamingDataLoader:
         try:
             for delivery in deliveries:
                 batch, share, step, num_samples, num_bytes, made = delivery
-                self._at = share, step, made
                 stats.batches += 1
                 stats.samples += num_samples
                 stats.bytes += num_bytes
@@ -283,6 +291,8 @@ class StreamingDataLoader:
                 stats.wait_s += ready - asked
                 # While the trainer works, nothing here may keep its batch, and so its buffer, alive.
                 del delivery
+                # Last of all: an interrupt before this line leaves the batch to whoever asks next.
+                self._at = share, step, made
                 yield batch
                 del batch
                 now = clock()
@@ -294,8 +304,10 @@ class StreamingDataLoader:
                         "it. A loader has one cursor, so one iterator at a time moves it"
                     )
             self._move(self._plan.next_epoch(self._cursor))
-        except Exception:
-            # What was in flight behind a failure is of no use to whoever tries again.
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # What was in flight behind a failure, or amid an interrupt, is of no use to whoever tries again.
             if self._turn is turn:
                 self.close()
             raise
@@ -325,7 +337,8 @@ class StreamingDataLoader:
         if self._detects_world and self._world is not None and (now := detect_world()) != self._world:
             raise ConfigError(
                 f"this loader was first used as data-parallel rank {self._world.dp_rank} of {self._world.dp_size}, but "
-                f"now this is rank {now.dp_rank} of {now.dp_size}: use it only after init_process_group"
+                f"now this is rank {now.dp_rank} of {now.dp_size}: use it between init_process_group and "
+                "destroy_process_group only, or pass world="
             )
 
 

@@ -6,7 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 
@@ -35,13 +35,13 @@ INSTEAD = {
 """What takes the place of torch's arguments that have no meaning here."""
 
 
-def check_names(unknown: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ConfigError if there is any unknown argument; say what to use in its place."""
-    for name in unknown:
-        if name in INSTEAD:
-            raise ConfigError(f"StreamingDataLoader takes no {name}: {INSTEAD[name]}")
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise ConfigError(f"StreamingDataLoader takes no {name}{f'; did you mean {near[0]}?' if near else ''}")
+def refuse_unknown(unknown: Iterable[str], known: Iterable[str]) -> NoReturn:
+    """Raise ConfigError for unknown arguments; says what to use in place of the first one."""
+    name = next(iter(unknown))
+    if name in INSTEAD:
+        raise ConfigError(f"StreamingDataLoader takes no {name}: {INSTEAD[name]}")
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    raise ConfigError(f"StreamingDataLoader takes no {name}{f'; did you mean {near[0]}?' if near else ''}")
 
 
 def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucket: int | None) -> Order:
