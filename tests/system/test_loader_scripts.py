@@ -143,8 +143,11 @@ def test_a_script_without_a_guard_is_told_so(run):
         """
     )
     assert script.end() == 1
-    assert "if __name__ == '__main__':" in script.stderr
-    assert "worker processes import your script" in script.stderr.strip().splitlines()[-1]
+    last = script.stderr.strip().splitlines()[-1]
+    assert "worker processes import your script" in last
+    assert "if __name__ == '__main__':" in last
+    assert script.stderr.count("Traceback") == 1, script.stderr
+    assert "freeze_support" not in script.stderr
     assert script.leaves_nobody()
 
 

@@ -25,6 +25,7 @@ from penstock.errors import ConfigError, LoaderTimeout, WorkerDied
 from penstock.loader.recipe import Made, Recipe
 from penstock.loader.sharing import SlabReader, Wire, anonymous_file
 from penstock.loader.tickets import Ticket
+from penstock.loader.worker import NotGuarded
 from penstock.plan.plan import Plan
 from penstock.types import World
 
@@ -139,6 +140,8 @@ class ProcessLane:
             (number, kind, content), fds = worker.wire.receive(timeout)
         except (EOFError, TimeoutError):
             self._raise_dead(worker)
+        if kind == "not guarded":
+            raise ConfigError(content)
         if kind == "broken":
             raise ConfigError(f"worker {worker.index} could not take on {self._name}:\n{content}")
         value = worker.slabs.unpack(content, fds)
@@ -210,11 +213,12 @@ def _main_module() -> dict[str, Any]:
 
     try:
         preparation = spawn.get_preparation_data("penstock-worker")
-    except RuntimeError as error:
-        raise ConfigError(
+    except RuntimeError:
+        # multiprocessing's own words speak of forking and freezing, which nobody here does.
+        raise NotGuarded(
             "worker processes import your script, and it starts them again on import: put the part that trains under "
             "`if __name__ == '__main__':`"
-        ) from error
+        ) from None
     del preparation["authkey"]  # refuses to be pickled, and is of use to multiprocessing alone
     return preparation
 

@@ -17,12 +17,17 @@ import time
 import traceback
 from typing import Any
 
+from penstock.errors import ConfigError
 from penstock.loader.recipe import Recipe
 from penstock.loader.sharing import SlabWriter, Wire
 from penstock.plan.plan import Cursor, Plan
 from penstock.types import World
 
 WATCH_EVERY_S = 1.0
+
+
+class NotGuarded(ConfigError):
+    """The trainer's script starts workers when it is imported."""
 
 
 def main() -> None:
@@ -34,6 +39,10 @@ def main() -> None:
     try:
         try:
             recipe, plan, world = _load(payload)
+        except NotGuarded as error:
+            # Where in the script, the trainer's own traceback says; more of it would only bury the one line that helps.
+            wire.send((-1, "not guarded", str(error)))
+            return
         except BaseException:  # noqa: BLE001 - whatever it was, the trainer must hear of it
             wire.send((-1, "broken", traceback.format_exc()))
             return
