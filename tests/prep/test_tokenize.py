@@ -340,6 +340,19 @@ def test_one_text_file_is_one_document_and_cannot_be_divided(tmp_path, bpe):
     assert sum(report.num_documents for report in reports.values()) == 4
 
 
+def test_documents_come_without_what_separates_them_and_eot_takes_its_place(tmp_path, corpus, bpe):
+    (tmp_path / "a.txt").write_text("one\ntwo\n\n\nthree\n")
+    expected = {"line": ["one", "two", "three"], "paragraph": ["one\ntwo", "three"], "file": ["one\ntwo\n\n\nthree\n"]}
+    for documents, texts in expected.items():
+        plain = tokenize(tmp_path / "a.txt", tmp_path / documents, tokenizer=bpe, documents=documents)["train"]
+        assert corpus.documents_of(plain.path, bpe) == texts
+        ended = tokenize(
+            tmp_path / "a.txt", tmp_path / f"{documents}-eot", tokenizer=bpe, documents=documents, eot=True
+        )
+        ids = open_bin(ended["train"].path).tokens.tolist()
+        assert ids == [i for text in texts for i in [*bpe.encode(text), bpe.eot_id]]
+
+
 def test_text_files_of_which_none_would_be_picked_are_refused_before_they_are_read(tmp_path, bpe):
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text(name)

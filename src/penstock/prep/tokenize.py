@@ -92,8 +92,10 @@ def tokenize(
         val_fraction: share of the train rows that become the validation split instead, each picked by
             a hash of its number and the seed.
         text_field: key of the text in JSON records, column of it in tables.
-        documents: what a document of a .txt file is: "file", "line" or "paragraph". None: "file".
-        eot: end each document with the tokenizer's end-of-text token.
+        documents: what a document of a .txt file is: "file", "line" or "paragraph". None: "file". Lines and
+            paragraphs come without the line ends and empty lines that separate them; see `eot`.
+        eot: end each document with the tokenizer's end-of-text token; without it, the end of a document
+            touches the beginning of the next.
         on_error: "raise" ends the run at the first row that can't be used, naming file and line; "skip"
             counts such rows by reason. Rows with an empty text are counted as "empty" under both.
         num_workers: threads that encode. None: as many as the cores and the size of the source are worth.
@@ -107,10 +109,11 @@ def tokenize(
         A report for each split.
 
     Raises:
-        ConfigError: an argument can't work, or the folder holds something else; nothing was changed.
+        ConfigError: an argument can't work, the folder holds something else, or there are fewer text files
+            than splits to fill with them; nothing was changed.
         ObjectMissing: a source or the tokenizer does not exist.
         BadRecord: on_error is "raise", and a row can't be used.
-        FormatError: a split got no document, or the fast tokenizer and the reference differ.
+        FormatError: a split got no document (its parts are removed), or the fast tokenizer and the reference differ.
         BadBlock: a source file, or a split that is there, is damaged.
         StoreError: the disk is full or can't be written, or another run is writing there.
     """
