@@ -23,6 +23,7 @@ from penstock import (
     tokenize,
     train_tokenizer,
 )
+from penstock.formats.token_writer import TokenWriter
 
 TEXTS = [f"the river {number} runs to the sea" for number in range(60)]
 
@@ -139,6 +140,44 @@ def test_a_tokenizer_describes_itself(home):
         opened.vocab_size,
         opened.fingerprint,
     )
+
+
+def test_a_file_of_ranks_describes_itself():
+    ranks = Path(__file__).resolve().parents[3] / "shared" / "data" / "gpt2.tiktoken"
+    if not ranks.is_file():
+        pytest.skip("no GPT-2 ranks in the folder shared beside the checkout")
+    facts = inspected(ranks)
+    assert (facts["kind"], facts["name"], facts["vocab_size"]) == ("tokenizer", "gpt2.tiktoken", 50257)
+    assert (facts["end_of_text"], facts["fingerprint"]) == (50256, Tokenizer.from_pretrained(ranks).fingerprint)
+
+
+def test_a_file_of_several_states_says_what_each_is(home, tmp_path):
+    loader = StreamingDataLoader(TokenDataset(home / "bins" / "train.bin", 8), batch_size=4)
+    next(iter(loader))
+    model = torch.nn.Linear(3, 2)
+    saved = {"model": model.state_dict(), "data": loader.state_dict(), "step": 3, "notes": ["a", "b"]}
+    torch.save(saved, tmp_path / "mine.pt")
+    assert inspected(tmp_path / "mine.pt")["holds"] == {
+        "model": "2 tensors, 8 numbers, 32 bytes",
+        "data": "loader state: epoch 0, 4 samples",
+        "step": "int 3",
+        "notes": "list of 2",
+    }
+    assert "loader state: epoch 0" in penstock("inspect", tmp_path / "mine.pt").stdout
+    torch.save([torch.zeros(2)], tmp_path / "list.pt")
+    assert inspected(tmp_path / "list.pt")["holds"] == "1 tensor, 2 numbers, 8 bytes"
+    facts = inspected(tmp_path)
+    assert (facts["kind"], list(facts["files"])) == ("folder of checkpoints", ["list.pt", "mine.pt"])
+
+
+def test_an_unfinished_run_is_told_how_to_go_on(tmp_path):
+    with TokenWriter(tmp_path / "train.bin", vocab_size=256, job={}) as writer:
+        writer.append(np.arange(5, dtype=np.uint32), np.array([0, 2, 5]), {})
+    facts = inspected(tmp_path)
+    assert facts["kind"].startswith("unfinished tokenize run")
+    assert facts["unfinished"] == {"train.bin": "5 tokens of 2 documents so far; run the same command again to go on"}
+    done = penstock("inspect", tmp_path)
+    assert (done.returncode, "run the same command again to go on" in done.stdout) == (0, True)
 
 
 def test_checkpoints_and_loader_states_say_where_they_stand(home, tmp_path):

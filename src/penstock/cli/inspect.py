@@ -61,20 +61,33 @@ def describe(path: Path, *, rows: int, tokenizer: str | None, dtype: str | None)
         return files.describe_bin(beside, tokenizer=tokenizer, dtype=dtype, rows=rows)
     if path.suffix in files.CHECKPOINT_SUFFIXES:
         return files.describe_checkpoint(path)
+    if path.suffix in files.TOKENIZER_SUFFIXES:
+        return files.describe_tokenizer(path)
     if path.suffix == ".json":
         return files.describe_json(path, rows=rows)
     return files.describe_sources(find_files(path), rows=rows)
 
 
 def _describe_folder(folder: Path, rows: int) -> JsonDict:
-    """List a folder's bins; without any, take it for a source."""
-    from penstock.cli.inspect_files import describe_bin, describe_sources
+    """List a folder's bins, finished or not; without any, its checkpoints; else take it for a source."""
+    from penstock.cli.inspect_files import CHECKPOINT_SUFFIXES, describe_bin, describe_sources, describe_unfinished
     from penstock.formats.sources import find_files
 
     bins = bins_below(folder)
-    if not bins:
-        return describe_sources(find_files(folder), rows=rows)
-    return {"kind": "token bins", "path": str(folder), "bins": [describe_bin(place, rows=0) for place in bins]}
+    begun = sorted(folder.glob("*.bin.partial"))
+    if bins or begun:
+        unfinished = {place.with_suffix("").name: describe_unfinished(place.with_suffix("")) for place in begun}
+        return {
+            "kind": "token bins" if bins else "unfinished tokenize run: run the same command again to go on",
+            "path": str(folder),
+            "unfinished": unfinished or None,
+            **({"bins": [describe_bin(place, rows=0) for place in bins]} if bins else {}),
+        }
+    states = sorted(place for place in folder.iterdir() if place.suffix in CHECKPOINT_SUFFIXES)
+    if states:
+        sizes = {place.name: f"{place.stat().st_size:,} bytes" for place in states}
+        return {"kind": "folder of checkpoints", "path": str(folder), "files": sizes}
+    return describe_sources(find_files(folder), rows=rows)
 
 
 def bins_below(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import orjson
 from penstock.errors import BadBlock, PenstockError
 from penstock.formats.sources import SourceFile, source_file
 from penstock.formats.streams import BLOCK_BYTES, end_of_last_line, iter_blocks, lines_of
+from penstock.formats.token_writer import read_journal
 from penstock.formats.tokens import TokenBin, open_bin
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 JsonDict = dict[str, Any]
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
+TOKENIZER_SUFFIXES = (".tiktoken", ".model")
 TEXT_CHARACTERS = 200
 _FIELD_ROWS = 100
+_LOADER_KEYS = {"version", "epoch", "samples", "order", "fingerprint"}
 _DECODED_TOKENS = 200
 _LOCAL_NAMES = {"gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base", "bytes"}
 
@@ -59,6 +62,17 @@ def describe_bin(path: Path, *, tokenizer: str | None = None, dtype: str | None 
     if rows and opened is None:
         facts["note"] = "the tokenizer is not at hand, so ids stay ids: --tokenizer PATH decodes them"
     return facts
+
+
+def describe_unfinished(path: Path) -> str:
+    """Say how far the parts of a .bin have come."""
+    journal = read_journal(path)
+    if journal is None:
+        return "nothing committed yet; run the same command again"
+    return (
+        f"{journal.num_tokens:,} tokens of {journal.num_documents:,} documents so far; "
+        "run the same command again to go on"
+    )
 
 
 def _first_spans(source: TokenBin, rows: int) -> list[tuple[int, int]]:
@@ -184,7 +198,7 @@ def _fields(records: Sequence[Any]) -> JsonDict:
 
 
 def describe_checkpoint(path: Path) -> JsonDict:
-    """Describe a file of tensors: a training checkpoint by its parts, else what kinds of tensors it holds."""
+    """Describe a file of tensors: a training checkpoint by its parts, else what lies under each of its names."""
     from penstock.train.checkpoints import FORMAT_NAME, best_val_loss, load_checkpoint
 
     states = load_checkpoint(path)
@@ -203,11 +217,38 @@ def describe_checkpoint(path: Path) -> JsonDict:
             "loader": states["loader"],
             "extra": extra,
         }
+    if not isinstance(states, dict):
+        return {"kind": "torch file", **facts, "holds": _part(states)}
+    if not any(hasattr(value, "numel") for value in states.values()):
+        return {"kind": "torch file", **facts, "holds": {str(name): _part(value) for name, value in states.items()}}
     try:
         loss = best_val_loss(path)
     except PenstockError:
         loss = None  # saved by something else, which is no fault
     return {"kind": "state_dict", **facts, "validation_loss": loss, **_tensors(states)}
+
+
+def _part(value: Any) -> str:
+    """Say what lies under a name of a checkpoint."""
+    if isinstance(value, dict) and value.keys() >= _LOADER_KEYS:
+        return f"loader state: epoch {value['epoch']}, {value['samples']:,} samples"
+    tensors = list(_tensors_in(value))
+    if tensors:
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        count = f"{len(tensors):,} tensor{'s' * (len(tensors) > 1)}"
+        return f"{count}, {sum(tensor.numel() for tensor in tensors):,} numbers, {num_bytes:,} bytes"
+    if isinstance(value, dict | list | tuple):
+        return f"{type(value).__name__} of {len(value):,}"
+    return _cut(f"{type(value).__name__} {value!r}")
+
+
+def _tensors_in(value: Any) -> Iterator[Any]:
+    """Give the tensors in nested dicts and lists."""
+    if hasattr(value, "numel"):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(inner)
 
 
 def _tensors(states: JsonDict) -> JsonDict:
@@ -219,25 +260,30 @@ def _tensors(states: JsonDict) -> JsonDict:
     return {"parameters": sum(value.numel() for value in tensors.values()), "tensors": shown}
 
 
-def describe_json(path: Path, *, rows: int = 3) -> JsonDict:
-    """Describe a .json file: a loader's state, a tokenizer, or records."""
+def describe_tokenizer(path: Path) -> JsonDict:
+    """Describe a tokenizer file."""
     from penstock.transforms.tokenizer import Tokenizer
 
+    opened = Tokenizer.from_pretrained(path)
+    return {
+        "kind": "tokenizer",
+        "path": os.fspath(path),
+        "name": opened.name,
+        "vocab_size": opened.vocab_size,
+        "end_of_text": "none" if opened.eot_id is None else opened.eot_id,
+        "engine": opened.engine,
+        "fingerprint": opened.fingerprint,
+    }
+
+
+def describe_json(path: Path, *, rows: int = 3) -> JsonDict:
+    """Describe a .json file: a loader's state, a tokenizer, or records."""
     # What these two kinds of files are is plain from the keys of one object; anything longer is a source.
     head = _record(path.read_bytes()) if path.stat().st_size < BLOCK_BYTES else None
-    if isinstance(head, dict) and {"version", "epoch", "samples", "order", "fingerprint"} <= head.keys():
+    if isinstance(head, dict) and head.keys() >= _LOADER_KEYS:
         return {"kind": "loader state", "path": os.fspath(path), **head}
     if isinstance(head, dict) and isinstance(head.get("model"), dict) and "vocab" in head["model"]:
-        opened = Tokenizer.from_pretrained(path)
-        return {
-            "kind": "tokenizer",
-            "path": os.fspath(path),
-            "model": head["model"].get("type"),
-            "vocab_size": opened.vocab_size,
-            "end_of_text": opened.eot_id,
-            "engine": opened.engine,
-            "fingerprint": opened.fingerprint,
-        }
+        return {**describe_tokenizer(path), "model": head["model"].get("type")}
     if isinstance(head, dict):
         return {"kind": "JSON object", "path": os.fspath(path), "fields": _fields([head]), "first_rows": [_short(head)]}
     return describe_sources([source_file(path)], rows=rows)
