@@ -1,6 +1,6 @@
 """Train a small GPT on token bins, in plain PyTorch. Stop it when you like, and go on with --resume.
 
-penstock tokenize corpus.jsonl data --tokenizer gpt2 --val-fraction 0.05
+penstock tokenize corpus.jsonl data --tokenizer bytes --val-fraction 0.05
 python train_gpt.py data --out run --steps 1000
 python train_gpt.py data --out run --steps 1000 --resume
 torchrun --nproc-per-node 2 train_gpt.py data --out run --steps 1000 --resume
@@ -88,17 +88,17 @@ def main():
     val = StreamingDataLoader(TokenDataset(args.data / "validation.bin", args.seq_len), **options)
 
     torch.manual_seed(0)
-    vocab_size = train_set.bin.meta["tokenizer"]["vocab_size"]
-    plain = GPT(vocab_size, args.seq_len, args.dim, args.layers).to(device)
+    plain = GPT(train_set.bin.meta["tokenizer"]["vocab_size"], args.seq_len, args.dim, args.layers).to(device)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3)
     start, last = 0, args.out / "last.pt"
     if args.resume:
         start = load_training_checkpoint(last, model=plain, optimizer=optimizer, loader=train)["step"]
+        if start >= args.steps:
+            parser.error(f"{last} is at step {start} already: to go on, give --steps more than that")
     model = nn.parallel.DistributedDataParallel(plain) if dist.is_initialized() else plain
 
     batches = chain.from_iterable(repeat(train))  # the rest of this epoch, and the next ones
-    for step in range(start + 1, args.steps + 1):
-        batch = next(batches)
+    for step, batch in zip(range(start + 1, args.steps + 1), batches, strict=False):
         loss = model(batch["input_ids"], batch["labels"])
         optimizer.zero_grad()
         loss.backward()

@@ -50,6 +50,14 @@ def test_train_gpt_fits_on_two_pages():
     assert len(TRAIN_GPT.read_text().splitlines()) <= 120
 
 
+def test_train_gpt_says_so_when_there_is_nothing_left_to_do(data, tmp_path):
+    run(command(data, tmp_path, 5))
+    resumed = [sys.executable, *command(data, tmp_path, 5, "--resume")]
+    done = subprocess.run(resumed, capture_output=True, text=True, timeout=240, env=ENVIRONMENT, check=False)
+    assert done.returncode == 2
+    assert "last.pt is at step 5 already: to go on, give --steps more than that" in done.stderr
+
+
 @pytest.mark.slow
 def test_train_gpt_killed_and_resumed_trains_as_if_nothing_had_happened(data, tmp_path):
     """Losses are those of an uninterrupted run to the last digit: the same weights saw the same batches."""
