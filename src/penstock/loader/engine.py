@@ -11,10 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from penstock.errors import SampleError
-from penstock.loader.recipe import Made, Recipe
+from penstock.loader.recipe import Made, Recipe, is_table
 from penstock.loader.tickets import Lane, Ticket
 from penstock.loader.transfer import Mover, as_steps, as_tensors, count_bytes
 from penstock.plan.plan import Cursor, Plan, Share
@@ -71,7 +69,7 @@ class InlineEngine:
                 ids = share.ids[step]
                 part = self._recipe.part(share.epochs, ids)
                 # Each step made alone tells anew whether this dataset gives arrays.
-                group = 2 if _is_table(part.rows) else 1
+                group = 2 if is_table(part.rows) else 1
                 delivery = delivered(self._recipe.assemble(share.epochs, ids, [part]), share, step, self._recipe)
                 del part
                 yield delivery
@@ -88,7 +86,7 @@ class InlineEngine:
         except SampleError:
             # The steps before the failing one are still owed: made alone, each gets its own verdict.
             return None
-        return part.rows if _is_table(part.rows) else None
+        return part.rows if is_table(part.rows) else None
 
 
 class LaneEngine:
@@ -108,22 +106,20 @@ class LaneEngine:
         self._numbers = itertools.count()
         self._pending: deque[Ticket] = deque()
         self._coming: Iterator[Ticket] = iter(())
-        self._next = Cursor()
 
     def run(self, cursor: Cursor) -> Iterator[Delivery]:
         """Yield the batches from the cursor to its epoch's end."""
-        if not self._pending or self._next != cursor:
+        # What is in flight says itself where it belongs: an interrupt anywhere leaves nothing to be mistaken.
+        if not self._pending or self._pending[0].cursor != cursor:
             self._lane.discard()
             self._pending.clear()
             self._coming = self._tickets(cursor)
         self._fill()
         while self._pending:
             ticket = self._pending[0]
-            self._next = cursor
             made = self._lane.result(ticket, self._timeout)
             self._pending.popleft()
             self._fill()
-            cursor = self._next = ticket.share.after(ticket.step)
             delivery = delivered(made, ticket.share, ticket.step, self._recipe)
             del made
             yield delivery
@@ -169,11 +165,6 @@ def delivered(made: Made, share: Share, step: int, recipe: Recipe) -> Delivery:
 
 def _finished(delivery: Delivery, mover: Mover) -> Delivery:
     return delivery._replace(batch=mover.finish(delivery.batch))
-
-
-def _is_table(rows: Any) -> bool:
-    """Whether rows are arrays that can be cut into steps."""
-    return isinstance(rows, dict) and all(isinstance(values, np.ndarray) for values in rows.values())
 
 
 def _steps_ahead(plan: Plan, world: World) -> int:

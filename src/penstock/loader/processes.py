@@ -21,16 +21,17 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.errors import ConfigError, LoaderTimeout, WorkerDied
+from penstock.errors import ConfigError, LoaderClosed, LoaderTimeout, WorkerDied
 from penstock.loader.recipe import Made, Recipe
 from penstock.loader.sharing import SlabReader, Wire, anonymous_file
-from penstock.loader.tickets import Ticket
+from penstock.loader.tickets import CLOSED_MEANWHILE, Ticket
 from penstock.loader.worker import NotGuarded
 from penstock.plan.plan import Plan
 from penstock.types import World
 
 CLOSE_WITHIN_S = 0.8
 SEND_WITHIN_S = 30.0
+LOOK_UP_EVERY_S = 1.0
 MAX_OWED = 64
 """Tickets sent to one worker and not answered: few enough for its socket to take them while it sends results."""
 
@@ -60,6 +61,7 @@ class ProcessLane:
         self._done: dict[int, Made | BaseException] = {}
         self._backlog: deque[Ticket] = deque()
         self._stale: set[int] = set()
+        self._closed = False
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
         payload = _payload(recipe, plan, world)
@@ -79,12 +81,20 @@ class ProcessLane:
     def result(self, ticket: Ticket, timeout: float) -> Made:
         """Wait for a ticket, reading whatever the workers send meanwhile."""
         deadline = time.monotonic() + timeout
-        while ticket.number not in self._done:
-            events = self._selector.select(max(0.0, deadline - time.monotonic()))
-            for key, _ in events:
-                self._receive(key.data, max(1.0, deadline - time.monotonic()))
-            if not events and time.monotonic() >= deadline:
-                self._raise_late(ticket, timeout)
+        try:
+            while ticket.number not in self._done:
+                # No longer at a time than it may take to notice that another thread has closed the lane.
+                events = self._selector.select(min(LOOK_UP_EVERY_S, max(0.0, deadline - time.monotonic())))
+                for key, _ in events:
+                    self._receive(key.data, max(1.0, deadline - time.monotonic()))
+                if self._closed:
+                    raise LoaderClosed(CLOSED_MEANWHILE)
+                if not events and time.monotonic() >= deadline:
+                    self._raise_late(ticket, timeout)
+        except (OSError, ValueError, RuntimeError, WorkerDied) as error:
+            if self._closed:
+                raise LoaderClosed(CLOSED_MEANWHILE) from error
+            raise
         made = self._done.pop(ticket.number)
         if isinstance(made, BaseException):
             raise made
@@ -99,6 +109,7 @@ class ProcessLane:
 
     def close(self) -> None:
         """End the workers: politely, then firmly."""
+        self._closed = True
         self.discard()
         self._selector.close()
         for worker in self._workers:
@@ -129,10 +140,10 @@ class ProcessLane:
                 return
             ticket = self._backlog.popleft()
             worker.tickets[ticket.number] = ticket
-            cursor = (ticket.share.epoch, ticket.share.start + ticket.step * ticket.share.taken)
+            cursor = ticket.cursor
             # A worker that is gone is reported by `result`, with all that it owed.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                worker.wire.send((ticket.number, *cursor, worker.slabs.released()), timeout=SEND_WITHIN_S)
+                worker.wire.send((ticket.number, cursor, worker.slabs.released()), timeout=SEND_WITHIN_S)
 
     def _receive(self, worker: _Worker, timeout: float) -> None:
         """Read one message of a worker."""

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -145,6 +145,11 @@ class Recipe:
 
     def _check_count(self, rows: Rows, count: int) -> None:
         """Refuse an answer that is not one row per id: which sample is which would be anyone's guess."""
+        if not isinstance(rows, dict | list | tuple):
+            raise ConfigError(
+                f"{type(self.dataset).__name__} gave a {type(rows).__name__} for {count} ids: its fetch must give a "
+                "list of samples or a dict of arrays"
+            )
         heights = {len(values) for values in rows.values()} if isinstance(rows, dict) else {len(rows)}
         if heights != {count}:
             raise ConfigError(
@@ -173,7 +178,7 @@ class Recipe:
 
     def _transform(self, epoch: int, id_: int, sample: Any) -> list[Any]:
         """Run the chain on one sample: none (filtered), one, or several come out."""
-        samples = [sample]
+        samples = [_own(sample)] if self.transforms else [sample]
         try:
             for place, (transform, takes_rng) in enumerate(self.transforms):
                 keyed = {"rng": rng(self.seed, "transform", epoch, id_, place)} if takes_rng else {}
@@ -267,10 +272,25 @@ def _joined(parts: Sequence[Rows]) -> Rows:
     """Join the rows of a step's parts, as arrays if all are."""
     if len(parts) == 1:
         return parts[0]
-    tables = [part for part in parts if isinstance(part, dict)]
+    tables = [part for part in parts if is_table(part)]
     if len(tables) == len(parts):
         return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     return [row for part in parts for row in (_as_samples(part, _height(part)) if isinstance(part, dict) else part)]
+
+
+def is_table(rows: Any) -> TypeGuard[dict[str, np.ndarray]]:
+    """Whether rows are arrays that can be cut and joined."""
+    return isinstance(rows, dict) and all(isinstance(values, np.ndarray) for values in rows.values())
+
+
+def _own(sample: Any) -> Any:
+    """Give a transform arrays of its own, to change in place: those of `fetch` may share memory, as labels do."""
+    if not isinstance(sample, dict):
+        return sample
+    return {
+        name: value.copy() if isinstance(value, np.ndarray) and value.base is not None else value
+        for name, value in sample.items()
+    }
 
 
 def _height(rows: Mapping[str, Any]) -> int:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.errors import StateMismatch
+from penstock.errors import ConfigError, StateMismatch
 from penstock.plan.order import Order
 from penstock.plan.plan import Cursor
-from penstock.types import check_int
 
 STATE_VERSION = 1
 
@@ -50,8 +49,10 @@ def read_state(state: Any, order: Order, seed: int, fingerprint: str | None) -> 
             f"the state belongs to another stream: {'; '.join(differing)}. Give the loader the data and settings it "
             "was saved with, or start afresh without the state"
         )
-    epoch = check_int("epoch of the state", state["epoch"], minimum=0)
-    return Cursor(epoch=epoch, samples=check_int("samples of the state", state["samples"], minimum=0))
+    try:
+        return Cursor(epoch=state["epoch"], samples=state["samples"])
+    except ConfigError as error:
+        raise StateMismatch(f"the state was edited: {error}") from None
 
 
 def _belongs_to(order: Order, seed: int, fingerprint: str | None) -> dict[str, Any]:

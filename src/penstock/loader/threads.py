@@ -13,9 +13,9 @@ import warnings
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from penstock.errors import LoaderTimeout
+from penstock.errors import LoaderClosed, LoaderTimeout
 from penstock.loader.recipe import Made, Part, Recipe
-from penstock.loader.tickets import Ticket
+from penstock.loader.tickets import CLOSED_MEANWHILE, Ticket
 
 PART_SIZE = 16
 CLOSE_WITHIN_S = 0.8
@@ -62,9 +62,11 @@ class ThreadLane:
 
     def result(self, ticket: Ticket, timeout: float) -> Made:
         """Wait for a ticket."""
-        job = self._jobs[ticket.number]
-        if not job.done.wait(timeout):
+        job = self._jobs.get(ticket.number)
+        if job is not None and not job.done.wait(timeout):
             raise LoaderTimeout(self._lateness(job, timeout))
+        if job is None or job.dropped:
+            raise LoaderClosed(CLOSED_MEANWHILE)
         del self._jobs[ticket.number]
         if job.errors:
             raise job.errors[min(job.errors)]
@@ -76,6 +78,7 @@ class ThreadLane:
         """Forget all tickets; parts that have not begun never will."""
         for job in self._jobs.values():
             job.dropped = True
+            job.done.set()
         self._jobs.clear()
 
     def close(self) -> None:

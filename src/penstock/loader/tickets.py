@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from penstock.loader.recipe import Made
-from penstock.plan.plan import Share
+from penstock.plan.plan import Cursor, Share
+
+CLOSED_MEANWHILE = "the loader was closed by another thread while this one waited for a batch"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +31,11 @@ class Ticket:
     def epochs(self) -> int | np.ndarray:
         """The epoch of the step's ids: one for all, or int64 [b]."""
         return self.share.epochs
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the stream stands before this step."""
+        return Cursor(epoch=self.share.epoch, samples=self.share.start + self.step * self.share.taken)
 
     @property
     def ids(self) -> np.ndarray:
@@ -49,6 +56,7 @@ class Lane(Protocol):
             SampleError: one of its samples failed.
             LoaderTimeout: it was not ready in time; names its samples and where they are.
             WorkerDied: the process that worked on it is gone.
+            LoaderClosed: the lane was closed meanwhile, by another thread.
         """
 
     def discard(self) -> None:

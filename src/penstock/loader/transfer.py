@@ -31,7 +31,9 @@ def as_steps(rows: Mapping[str, np.ndarray], steps: int) -> Iterator[dict[str, A
 
 def count_bytes(batch: Any) -> int:
     """Add up the bytes of the tensors and arrays in a batch."""
-    if isinstance(batch, torch.Tensor | np.ndarray):
+    if isinstance(batch, torch.Tensor):
+        return batch.nbytes if batch.layout is torch.strided else 0
+    if isinstance(batch, np.ndarray):
         return batch.nbytes
     if isinstance(batch, Mapping):
         return sum(count_bytes(value) for value in batch.values())
@@ -83,7 +85,10 @@ class Mover:
 def _tensor(values: np.ndarray) -> Any:
     if values.dtype.kind not in _TENSOR_KINDS:
         return values
-    return torch.from_numpy(values if values.flags.writeable else values.copy())
+    # torch takes neither read-only memory, nor the other byte order, nor steps backwards.
+    if not values.flags.writeable or not values.dtype.isnative or min(values.strides, default=0) < 0:
+        values = np.array(values, values.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(values)
 
 
 def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:

@@ -19,8 +19,8 @@ from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.loader.recipe import Recipe
-from penstock.loader.sharing import SlabWriter, Wire
-from penstock.plan.plan import Cursor, Plan
+from penstock.loader.sharing import Parcel, SlabWriter, Wire
+from penstock.plan.plan import Plan, Share
 from penstock.types import World
 
 WATCH_EVERY_S = 1.0
@@ -87,20 +87,32 @@ def _serve(wire: Wire, recipe: Recipe, plan: Plan, world: World) -> None:
     """Make tickets until the connection ends."""
     slabs = SlabWriter()
     while True:
-        (number, epoch, samples, released), _ = wire.receive()
+        (number, cursor, released), _ = wire.receive()
         slabs.take_back(released)
-        share = plan.share(Cursor(epoch=epoch, samples=samples), world)
-        assert share is not None
         kind = "made"
         try:
-            parcel, fds = slabs.pack(recipe.make(share.epochs, share.ids[0]))
-        except Exception as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer
+            parcel, fds = _packed(slabs, recipe, plan.share(cursor, world))
+        except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer
             kind = "failed"
             error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)).rstrip())
             parcel, fds = slabs.pack((_portable(error), _portable(error.__cause__)))
         wire.send((number, kind, parcel), fds)
         for fd in fds:
             os.close(fd)
+
+
+def _packed(slabs: SlabWriter, recipe: Recipe, share: Share | None) -> tuple[Parcel, tuple[int, ...]]:
+    """Make the batch of a share's one step and pack it."""
+    assert share is not None
+    made = recipe.make(share.epochs, share.ids[0])
+    try:
+        return slabs.pack(made)
+    except Exception as error:
+        raise ConfigError(
+            f"the batch of samples {share.ids[0].tolist()} of {type(recipe.dataset).__name__} cannot be sent from a "
+            f"worker process ({type(error).__name__}: {error}): make it of types that can be pickled, or use "
+            "worker_type='thread'"
+        ) from error
 
 
 def _portable(error: BaseException | None) -> BaseException | None:
