@@ -60,7 +60,9 @@ def test_the_whole_way_leaves_a_model_a_checkpoint_a_plot_and_a_report(finished)
     assert report["corpus"]["train_tokens"] == len(TokenDataset(out / "bins" / "train.bin", 8).bin)
     assert report["training"]["steps"] == STEPS
     assert report["training"]["last_loss"] < report["training"]["first_loss"] - 1
-    assert report["training"]["best_validation_loss"] < 5.5
+    at_checkpoints = report["training"]["validation_loss_at_checkpoints"]
+    assert at_checkpoints["best"] < 5.5
+    assert f"{at_checkpoints['best']:.2f} on the part of it that checkpoints" in " ".join(done.stdout.split())
     assert 0 <= report["training"]["wait_share"] < 1
     assert report["data"]["tokens_per_s"] > report["training"]["tokens_per_s"] > 0
     assert report["sample"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.demo.settings import steps_of
+from penstock.demo.train import NUM_EVALUATION_BATCHES
 from penstock.errors import ConfigError
 
 _SMOOTH_STEPS = 20
@@ -46,7 +47,7 @@ def plot_losses(path: Path, logs: Sequence[Sequence[dict[str, Any]]], vocab_size
         marker="o",
         markersize=4,
         linewidth=1.2,
-        label="validation loss",
+        label=f"validation loss, {NUM_EVALUATION_BATCHES} batches",
     )
     _mark_interruption(axes, first[-1]["step"], resumed_at)
     axes.axhline(math.log(vocab_size), color=_INK, linewidth=0.6, linestyle=":")

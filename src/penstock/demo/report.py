@@ -15,6 +15,7 @@ from rich.table import Table
 from penstock.demo.bins import Bins
 from penstock.demo.check import Verdict
 from penstock.demo.settings import DemoSettings, steps_of
+from penstock.demo.train import NUM_EVALUATION_BATCHES
 
 JsonDict = dict[str, Any]
 
@@ -62,7 +63,11 @@ def build_report(facts: Facts) -> JsonDict:
             "first_loss": first[0]["loss"],
             "last_loss": sum(record["loss"] for record in last[-20:]) / len(last[-20:]),
             "validation_loss": final,
-            "best_validation_loss": facts.best_val_loss,
+            "validation_loss_at_checkpoints": {
+                "best": facts.best_val_loss,
+                "measured_on": f"the same {NUM_EVALUATION_BATCHES} batches of the validation split each time, "
+                "at most; validation_loss is of all of it",
+            },
             "bits_per_byte": bits,
         },
         "interruption": {
@@ -125,8 +130,15 @@ def _rows(report: JsonDict) -> dict[str, str]:
         "waiting for data": f"{training['wait_share']:.2%} of the training time, starting workers included",
         **_interruption_rows(report),
         "loss": f"{training['first_loss']:.2f} at the first step, {training['last_loss']:.2f} at the last ones; "
-        f"validation {training['validation_loss']:.2f}, that is {training['bits_per_byte']:.2f} bits a byte",
+        f"validation {training['validation_loss']:.2f} on the whole split, that is {training['bits_per_byte']:.2f} "
+        f"bits a byte; {_best(training['validation_loss_at_checkpoints']['best'])}",
     }
+
+
+def _best(loss: float | None) -> str:
+    if loss is None:
+        return "no checkpoint has a loss"
+    return f"the best checkpoint had {loss:.2f} on the part of it that checkpoints are compared by"
 
 
 def _interruption_rows(report: JsonDict) -> dict[str, str]:
