@@ -274,3 +274,148 @@ def test_leftovers_of_killed_processes_go_and_files_in_use_stay(tmp_path):
         os.utime(path, (0, 0))
     save_best(tmp_path, torch.nn.Linear(1, 1), 1.0)
     assert sorted(os.listdir(tmp_path)) == sorted([fresh.name, other.name, BEST_NAME])
+
+
+def generators() -> tuple:
+    return random.getstate()[1], np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def everything(run: Run) -> str:
+    """All that a load may change, as text that compares by content."""
+    torch.set_printoptions(profile="full", precision=20)
+    try:
+        return repr((run.model.state_dict(), run.optimizer.state_dict(), run.scheduler.state_dict()))
+    finally:
+        torch.set_printoptions(profile="default")
+
+
+def flips(whole: bytes, count: int, seed: int) -> list[int]:
+    """Places spread over a file, with its first and last bytes and each kind of the archive's own records."""
+    marks = [whole.index(mark) for mark in (b"PK\3\4", b"PK\7\10", b"PK\1\2", b"PK\5\6")]
+    structure = [mark + offset for mark in marks for offset in range(0, 30, 4)]
+    spread = random.Random(seed).sample(range(len(whole)), count)
+    return [place for place in [*structure, *spread, len(whole) - 1] if place < len(whole)]
+
+
+def test_a_flipped_bit_anywhere_is_refused_or_without_consequence(tmp_path):
+    run = Run()
+    run.train(3)
+    path = tmp_path / "last.pt"
+    save_training_checkpoint(path, step=3, **run.parts(), note="kept")
+    whole = path.read_bytes()
+    load_training_checkpoint(path, **run.parts())
+    expected, drawn, cursor = everything(run), generators(), run.loader.state_dict()
+    refused = 0
+    for number, place in enumerate(flips(whole, count=60, seed=1)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << number % 8
+        path.write_bytes(damaged)
+        try:
+            found = load_training_checkpoint(path, **run.parts())
+        except BadBlock:
+            refused += 1
+        else:
+            assert found == {"step": 3, "note": "kept"}
+        assert (everything(run), generators(), run.loader.state_dict()) == (expected, drawn, cursor), place
+    assert refused > 40
+
+
+def test_a_flipped_bit_in_a_tensor_names_the_damaged_member(tmp_path):
+    model = torch.nn.Linear(64, 64)
+    save_best(tmp_path, model, 1.0)
+    path = tmp_path / BEST_NAME
+    whole = path.read_bytes()
+    place = whole.index(model.weight.detach().numpy().tobytes()) + 500
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(BadBlock, match=r"member archive/data/0 differs from its checksum"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_flipped_bit_in_the_best_loss_is_noticed(tmp_path):
+    save_best(tmp_path, torch.nn.Linear(1, 1), 3.0)
+    path = tmp_path / BEST_NAME
+    whole = path.read_bytes()
+    for place in range(whole.rindex(b'{"val_loss"'), len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ConfigError, match="damaged"):
+            best_val_loss(path)
+
+
+def another_shape(run: Run) -> None:
+    run.model = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2))
+
+
+def another_name(run: Run) -> None:
+    run.model = torch.nn.ModuleDict({"0": torch.nn.Linear(1, 8), "last": torch.nn.Linear(8, 1)})
+
+
+def another_optimizer_group(run: Run) -> None:
+    run.optimizer = torch.optim.AdamW([{"params": [p]} for p in run.model.parameters()])
+
+
+def another_parameter_order(run: Run) -> None:
+    run.optimizer = torch.optim.AdamW(list(run.model.parameters())[::-1])
+
+
+def other_data(run: Run) -> None:
+    run.loader = StreamingDataLoader(np.arange(44, dtype=np.float32), batch_size=4, shuffle=True, seed=7)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (another_shape, ConfigError, "another model.*size mismatch"),
+        (another_name, ConfigError, "another model.*Missing key"),
+        (another_optimizer_group, ConfigError, "another optimizer.*parameter group"),
+        (another_parameter_order, ConfigError, r"another optimizer.*exp_avg of parameter 0 is \(8, 1\) in it, \(1,\)"),
+        (other_data, StateMismatch, "num_samples is 40"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_changes_nothing_at_all(tmp_path, change, error, said):
+    run = Run()
+    run.train(3)
+    save_training_checkpoint(tmp_path / "last.pt", step=3, **run.parts())
+    other = Run()
+    other.train(1)
+    change(other)
+    next(iter(other.loader))
+    before = everything(other), generators(), other.loader.state_dict()
+    with pytest.raises(error, match=f"(?s){said}"):
+        load_training_checkpoint(tmp_path / "last.pt", **other.parts())
+    assert (everything(other), generators(), other.loader.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda states: states.pop("format_version"),
+        lambda states: states.pop("extra"),
+        lambda states: states.pop("scheduler"),
+        lambda states: states.update(step="3"),
+        lambda states: states["rng"].pop("numpy"),
+        lambda states: states["rng"].update(torch=torch.zeros(3)),
+        lambda states: states["rng"]["python"].__setitem__(1, [1, 2]),
+    ],
+)
+def test_an_edited_checkpoint_is_refused_before_anything_changes(tmp_path, edit):
+    run = Run()
+    run.train(2)
+    save_training_checkpoint(tmp_path / "last.pt", step=2, **run.parts())
+    states = torch.load(tmp_path / "last.pt", weights_only=True)
+    edit(states)
+    torch.save(states, tmp_path / "last.pt")
+    run.train(1)
+    before = everything(run), generators(), run.loader.state_dict()
+    with pytest.raises(BadBlock, match=r"last\.pt"):
+        load_training_checkpoint(tmp_path / "last.pt", **run.parts())
+    assert (everything(run), generators(), run.loader.state_dict()) == before
+
+
+def test_a_function_among_the_extras_is_refused_and_the_former_file_stays(tmp_path):
+    run = Run()
+    save_training_checkpoint(tmp_path / "last.pt", step=0, **run.parts())
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(ConfigError, match="weights_only=True"):
+        save_training_checkpoint(tmp_path / "last.pt", step=1, **run.parts(), extra=lambda: None)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert os.listdir(tmp_path) == ["last.pt"]

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import time
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from pickle import PicklingError
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
 import orjson
 
 from penstock.errors import BadBlock, ConfigError, ObjectMissing
-from penstock.formats.files import atomic_write, store_errors
-from penstock.loader.world import detect_world
-from penstock.seeds import uniform
+from penstock.formats.files import atomic_write, digest, store_errors
+from penstock.train import random_states
+from penstock.train.random_states import RandomStates
+from penstock.train.restoring import Stateful, restore
 from penstock.types import check_int
 
 if TYPE_CHECKING:
@@ -36,18 +36,9 @@ FORMAT_VERSION = 1
 STALE_S = 3600.0
 """Age from which a temporary file beside a checkpoint is taken for a killed process's."""
 
+_START_OF_ZIP = b"PK\x03\x04"
 _END_OF_ZIP = b"PK\x05\x06"
 _END_OF_ZIP_BYTES = 22
-
-
-class Stateful(Protocol):
-    """Anything that can say where it stands and go back there: modules, optimizers, schedulers, loaders."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the state."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Go back to a state."""
 
 
 def save_best(path: str | os.PathLike[str], model: torch.nn.Module, val_loss: float | torch.Tensor) -> bool:
@@ -80,7 +71,7 @@ def save_best(path: str | os.PathLike[str], model: torch.nn.Module, val_loss: fl
     best = best_val_loss(place)
     if math.isnan(loss) or (best is not None and loss >= best):
         return False
-    _save(place, _unwrapped(model).state_dict(), comment=orjson.dumps({"val_loss": _jsonable(loss)}))
+    _save(place, _unwrapped(model).state_dict(), comment=_written_loss(loss))
     return True
 
 
@@ -95,7 +86,10 @@ def best_val_loss(path: str | os.PathLike[str]) -> float | None:
         return None
     try:
         with zipfile.ZipFile(place) as archive:
-            return float(orjson.loads(archive.comment)["val_loss"])
+            loss = float(orjson.loads(archive.comment)["val_loss"])
+            if archive.comment != _written_loss(loss):
+                raise ValueError("the loss differs from its checksum")
+            return loss
     except (zipfile.BadZipFile, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{place} was not written by save_best, or is damaged, so nobody knows its loss: move it away, or save "
@@ -152,7 +146,7 @@ def save_training_checkpoint(
         "optimizer": optimizer.state_dict(),
         "scheduler": None if scheduler is None else scheduler.state_dict(),
         "loader": loader.state_dict(),
-        "rng": _rng_states(),
+        "rng": random_states.gather(),
         "extra": extra,
     }
     _save(Path(path), states)
@@ -182,28 +176,31 @@ def load_training_checkpoint(
         ConfigError: a scheduler is given and none was saved, or the model's parameters differ.
     """
     states = _load(Path(path), "cpu")
-    if not isinstance(states, dict) or states.get("format") != FORMAT_NAME:
-        raise BadBlock(f"{path} is no training checkpoint; load a plain state_dict with load_checkpoint")
-    if states["format_version"] != FORMAT_VERSION:
-        raise BadBlock(
-            f"{path} has format version {states['format_version']!r}, this penstock reads {FORMAT_VERSION}: load it "
-            "with the release that wrote it"
-        )
+    generators = _check_states(Path(path), states)
     if scheduler is not None and states["scheduler"] is None:
         raise ConfigError(f"{path} was saved without a scheduler: load it without, or save with scheduler=…")
-    # The loader goes first: it is the one that can tell whether this checkpoint belongs to the run at all.
-    if loader is not None:
-        loader.load_state_dict(states["loader"])
-    try:
-        _unwrapped(model).load_state_dict(states["model"])
-    except RuntimeError as error:
-        raise ConfigError(f"{path} holds another model: {error}") from error
-    if optimizer is not None:
-        optimizer.load_state_dict(states["optimizer"])
-    if scheduler is not None:
-        scheduler.load_state_dict(states["scheduler"])
-    _restore_rng(states["rng"])
+    restore(path, states, model=_unwrapped(model), optimizer=optimizer, scheduler=scheduler, loader=loader)
+    generators.restore()
     return {"step": states["step"], **states["extra"]}
+
+
+def _check_states(path: Path, states: Any) -> RandomStates:
+    """Raise BadBlock unless this is a whole training checkpoint; give its random states."""
+    if not isinstance(states, dict) or states.get("format") != FORMAT_NAME:
+        raise BadBlock(f"{path} is no training checkpoint; load a plain state_dict with load_checkpoint")
+    if states.get("format_version") != FORMAT_VERSION:
+        raise BadBlock(
+            f"{path} has format version {states.get('format_version')!r}, this penstock reads {FORMAT_VERSION}: load "
+            "it with the release that wrote it"
+        )
+    kinds = {"step": int, "model": dict, "optimizer": dict, "loader": dict, "rng": dict, "extra": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(states.get(name), kind)]
+    if wrong or "scheduler" not in states:
+        raise BadBlock(f"{path} lacks {', '.join(wrong or ['scheduler'])}: it was edited. Take an earlier checkpoint")
+    try:
+        return RandomStates.read(states["rng"])
+    except BadBlock as error:
+        raise BadBlock(f"{path} was edited: {error}. Take an earlier checkpoint") from error
 
 
 def _save(place: Path, states: dict[str, Any], comment: bytes = b"") -> None:
@@ -214,7 +211,10 @@ def _save(place: Path, states: dict[str, Any], comment: bytes = b"") -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         _sweep(place)
     with atomic_write(place) as file:
-        torch.save(states, file)
+        try:
+            torch.save(states, file)
+        except (PicklingError, AttributeError, TypeError, ValueError, RecursionError) as error:
+            raise _unsaved(place, error) from error
         if comment:
             _append_comment(file, comment)
         file.flush()
@@ -222,11 +222,18 @@ def _save(place: Path, states: dict[str, Any], comment: bytes = b"") -> None:
             # Mapped: this reads the structure, which is what can be wrong, and no tensor's data.
             torch.load(file.name, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"{place} is not saved: it would not load with weights_only=True. Keep only numbers, strings, "
-                f"tensors, and lists and dicts of these in it. torch says: {reason}"
-            ) from error
+            raise _unsaved(place, error) from error
+
+
+def _unsaved(place: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{place} is not saved: it would not load with weights_only=True. Keep only numbers, strings, tensors, and "
+        f"lists and dicts of these in it. torch says: {_first_line(error)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _append_comment(file: BinaryIO, comment: bytes) -> None:
@@ -254,13 +261,37 @@ def _load(place: Path, map_location: Any) -> dict[str, Any]:
     if not place.is_file():
         raise ObjectMissing(f"{place} does not exist; there is no checkpoint to load")
     try:
+        _refuse_damage(place)
         return torch.load(place, map_location=map_location, weights_only=True)
+    except BadBlock:
+        raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadBlock(
             f"{place} ({place.stat().st_size} bytes) can't be loaded: it is truncated or damaged, or holds more than "
-            f"tensors and plain values. Take an earlier checkpoint. torch says: {reason}"
+            f"tensors and plain values. Take an earlier checkpoint. torch says: {_first_line(error)}"
         ) from error
+
+
+def _refuse_damage(place: Path) -> None:
+    """Compare the members of a zip archive with their checksums, a piece at a time: torch.load does not.
+
+    Raises:
+        BadBlock: one differs; the message names it.
+        zipfile.BadZipFile: the archive's directory is damaged, or another of zipfile's errors.
+    """
+    with open(place, "rb") as file:
+        # Other kinds of file have no checksums; torch knows them by their first bytes too.
+        if file.read(len(_START_OF_ZIP)) != _START_OF_ZIP:
+            return
+        with zipfile.ZipFile(file) as archive:
+            # A length of the directory's own that is too large would be read as the end of the file.
+            sizes = [each.filename for each in archive.infolist() if each.file_size != each.compress_size]
+            damaged = next(iter(sizes), None) or archive.testzip()
+    if damaged is not None:
+        raise BadBlock(
+            f"{place} is damaged: the content of its member {damaged} differs from its checksum. Take an earlier "
+            "checkpoint, or another copy of the file"
+        )
 
 
 def _best_path(path: str | os.PathLike[str]) -> Path:
@@ -282,43 +313,8 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
             return model
 
 
-def _rng_states() -> dict[str, Any]:
-    """Give the states of all global generators, in types that load with weights_only=True."""
-    import torch
-
-    version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if on_cuda else None,
-        "rank": detect_world().dp_rank,
-    }
-
-
-def _restore_rng(states: dict[str, Any]) -> None:
-    import torch
-
-    version, numbers, gauss = states["python"]
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-    rank = detect_world().dp_rank
-    if rank != states["rank"]:
-        # Ranks that shared one state would draw the same dropout masks.
-        seed = uniform(
-            torch.initial_seed(), "rank", rank, *keys[:4].tolist(), *numbers[:4], int(torch.randint(1 << 62, ()))
-        )
-        random.seed(seed)
-        np.random.seed(seed % (1 << 32))
-        torch.manual_seed(seed)
-
-
-def _jsonable(loss: float) -> float | str:
-    """Give a loss as JSON can hold it: infinities as text, which float() reads."""
-    return loss if math.isfinite(loss) else str(loss)
+def _written_loss(loss: float) -> bytes:
+    """Write a loss with a checksum: the archive's own are of its members only."""
+    # Infinities as text, which float() reads: JSON has none.
+    value = loss if math.isfinite(loss) else str(loss)
+    return orjson.dumps({"val_loss": value, "digest": digest(orjson.dumps(value))})
