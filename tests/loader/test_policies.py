@@ -169,7 +169,7 @@ class TestSubstitute:
         with loader, pytest.raises(SampleError) as raised:
             next(iter(loader))
         said = str(raised.value)
-        assert "Broken: sample 0 was left out (ValueError: 1), and so were 16 others" in said
+        assert "Broken: sample 0 was left out (ValueError: 1), and so were 1016 others" in said
         assert "(ValueError: 16): ValueError: sample " in said
         assert "on_error" not in said
         assert isinstance(raised.value.__cause__, ValueError)
@@ -195,8 +195,8 @@ class TestFilter:
         loader = StreamingDataLoader(subjects.Plain(20), 5, transform=subjects.drop_all, **lane)
         with loader, pytest.raises(SampleError) as raised:
             next(iter(loader))
-        said = "Plain: all 5 samples of a batch, [0, 1, 2, 3, 4], were left out (filtered: 5), and so were 16 others"
-        assert str(raised.value).startswith(f"{said} tried in their place (filtered: 16). Too few are left: look at")
+        said = "Plain: all 5 samples of a batch, [0, 1, 2, 3, 4], were left out (filtered: 5), and so were 1016 others"
+        assert str(raised.value).startswith(f"{said} tried in their place (filtered: 1016). Too few are left: look at")
         assert (raised.value.stage, raised.value.reason) == ("transform", "filtered")
 
     def test_skipping_and_filtering_all_is_told_by_reason_without_advising_to_skip(self, lane):
@@ -293,3 +293,12 @@ def test_policies_keep_the_laws(policy):
     options = {"shuffle": True, "on_error": policy, "transform": [subjects.fail_on_seven, subjects.jitter]}
     check_lanes(dataset, batch_size=4, workers=(0, 2), prefetch=(2,), **options)
     check_resume(lambda: StreamingDataLoader(dataset, 4, num_workers=0, **options))
+
+
+def test_a_filter_may_keep_few_samples(lane):
+    """One in fifty: most batches are left empty, and each of them gets one flagged substitute."""
+    with StreamingDataLoader(subjects.Plain(2000), 4, transform=subjects.keep_one_in_fifty, **lane) as loader:
+        batches = [(batch["id"].tolist(), len(loader.batch_info.substitutes)) for batch in loader]
+    assert len(batches) == 500
+    assert all(id_ % 50 == 0 for kept, _ in batches for id_ in kept)
+    assert [kept for kept, substitutes in batches if not substitutes] == [[id_] for id_ in range(0, 2000, 50)]

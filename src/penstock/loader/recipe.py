@@ -25,7 +25,9 @@ from penstock.transforms.collate import stack
 Policy = Literal["raise", "skip", "substitute"]
 Rows = list[Any] | dict[str, Any]
 
-SUBSTITUTE_ATTEMPTS = 16
+MAX_FAILED_SUBSTITUTES = 16
+MAX_FILTERED_SUBSTITUTES = 1000
+"""A filter may keep few samples and mean it; failures in a row mean that something is broken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,7 +216,7 @@ class Recipe:
         size = len(self.dataset)
         tried: list[str] = []
         last: SampleError | None = None
-        for attempt in range(SUBSTITUTE_ATTEMPTS):
+        for attempt in range(MAX_FAILED_SUBSTITUTES + MAX_FILTERED_SUBSTITUTES):
             other = uniform(self.seed, "substitute", epoch, id_, attempt) % size
             try:
                 if samples := self._sample(epoch, other):
@@ -223,6 +225,8 @@ class Recipe:
             except SampleError as error:
                 tried.append(error.reason)
                 last = error
+            if len(tried) - tried.count("filtered") == MAX_FAILED_SUBSTITUTES:
+                break
         name, cause = type(self.dataset).__name__, last and last.__cause__
         why = f": {type(cause).__name__}: {cause}" if cause else ""
         raise SampleError(

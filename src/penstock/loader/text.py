@@ -37,7 +37,7 @@ class TextOptions(TypedDict, total=False):
     """ "ahead" (default) makes token bins once and trains from those. "on_the_fly" reads and tokenizes documents
     while training, one sample each, cut to seq_length tokens and padded."""
     length_bucket: int
-    """Samples per bucket of like length: batches are padded to their longest sample only. Needs documents:
+    """Samples per bucket of like length, for training: batches are padded to their longest sample only. Needs documents:
     by_document=True or tokenize="on_the_fly"."""
     train_transform: Callable[..., Any] | Sequence[Callable[..., Any]]
     """Sample → sample, for the training loader only: augmentation. With a parameter `rng` it is given a generator
@@ -63,7 +63,7 @@ class TextOptions(TypedDict, total=False):
 
 
 _OF_DATASET = ("is_jsonl", "text_field", "pad_id", "cache_dir", "timeout")
-_OF_LOADER = ("seed", "length_bucket", "prefetch", "device", "on_error", "timeout")
+_OF_LOADER = ("seed", "prefetch", "device", "on_error", "timeout")
 
 
 def create_dataloaders(
@@ -124,7 +124,14 @@ def create_dataloaders(
     train = _dataset(train_path, tokenizer, seq_length, options)
     val = _dataset(val_path, tokenizer, seq_length, options)
     return (
-        StreamingDataLoader(train, shuffle=True, drop_last=drop_last, transform=transforms + augmenting, **shared),
+        StreamingDataLoader(
+            train,
+            shuffle=True,
+            drop_last=drop_last,
+            transform=transforms + augmenting,
+            length_bucket=options.get("length_bucket"),
+            **shared,
+        ),
         StreamingDataLoader(val, transform=transforms, **shared),
     )
 

@@ -22,7 +22,7 @@ def stack(samples: Sequence[Any]) -> Any:
     is kept as a list of n.
 
     Raises:
-        ValueError: shapes, lengths or keys differ between samples; says where.
+        ValueError: shapes, lengths, keys or kinds differ between samples; says where.
 
     >>> stack([{"x": np.zeros(3), "name": "a"}, {"x": np.ones(3), "name": "b"}])["name"]
     ['a', 'b']
@@ -37,7 +37,7 @@ def _stack(values: Sequence[Any], path: str) -> Any:
     if isinstance(first, str | bytes) or first is None:
         return list(values)
     if isinstance(first, bool | int | float | complex | np.generic):
-        return np.array(values)
+        return _numbers(values, path)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(first, torch.Tensor):
         return _stacked(torch.stack, values, path)
@@ -51,6 +51,16 @@ def _stack(values: Sequence[Any], path: str) -> Any:
         columns = [_stack(column, f"{path}[{j}]") for j, column in enumerate(zip(*values, strict=True))]
         return type(first)(*columns) if hasattr(first, "_fields") else columns
     return list(values)
+
+
+def _numbers(values: Sequence[Any], path: str) -> np.ndarray:
+    """Make an array of numbers, if that loses nothing: numpy would turn 1 and "a" into texts, 2**63 and -1 into floats."""
+    numbers = np.array(values)
+    whole = all(isinstance(value, int | np.integer | np.bool_) for value in values)
+    if numbers.dtype.kind not in "biufc" or (whole and numbers.dtype.kind not in "biu"):
+        kinds = sorted({type(value).__name__ for value in values})
+        raise ValueError(f"{path} are of types {kinds}, or too large, and make no array of numbers: pass a collate_fn")
+    return numbers
 
 
 def _field(sample: Mapping[str, Any], name: str, path: str) -> Any:
