@@ -249,7 +249,7 @@ class TestState:
     @pytest.mark.parametrize("place", [{"epoch": -1}, {"epoch": True}, {"samples": 1.5}, {"samples": "3"}])
     def test_an_edited_place_is_refused(self, place):
         loader = StreamingDataLoader(subjects.Plain(), 2)
-        with pytest.raises(StateMismatch, match="the state was edited: .* must be an integer >= 0"):
+        with pytest.raises(StateMismatch, match=r"the state was edited: .* must be an integer >= 0"):
             loader.load_state_dict({**loader.state_dict(), **place})
 
     def test_it_belongs_to_the_layout_that_a_window_shuffle_is_made_of(self):
