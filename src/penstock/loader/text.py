@@ -37,8 +37,8 @@ class TextOptions(TypedDict, total=False):
     """ "ahead" (default) makes token bins once and trains from those. "on_the_fly" reads and tokenizes documents
     while training, one sample each, cut to seq_length tokens and padded."""
     length_bucket: int
-    """Samples per bucket of like length, for training: batches are padded to their longest sample only. Needs documents:
-    by_document=True or tokenize="on_the_fly"."""
+    """Samples per bucket of like length, for training: batches are padded to their longest sample only. Needs
+    documents: by_document=True or tokenize="on_the_fly"."""
     train_transform: Callable[..., Any] | Sequence[Callable[..., Any]]
     """Sample → sample, for the training loader only: augmentation. With a parameter `rng` it is given a generator
     keyed to the sample and epoch. Samples hold int64 arrays `input_ids` and `labels`."""

@@ -54,7 +54,7 @@ def _stack(values: Sequence[Any], path: str) -> Any:
 
 
 def _numbers(values: Sequence[Any], path: str) -> np.ndarray:
-    """Make an array of numbers, if that loses nothing: numpy would turn 1 and "a" into texts, 2**63 and -1 into floats."""
+    """Make an array of numbers, if it loses nothing: numpy makes texts of 1 and "a", floats of 2**63 and -1."""
     numbers = np.array(values)
     whole = all(isinstance(value, int | np.integer | np.bool_) for value in values)
     if numbers.dtype.kind not in "biufc" or (whole and numbers.dtype.kind not in "biu"):
