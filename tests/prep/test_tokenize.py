@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import threading
 
 import numpy as np
@@ -282,6 +283,50 @@ def test_a_split_that_does_not_fit_the_others_in_the_folder_is_refused(tmp_path,
         ConfigError, match=r"train.bin was made by another run .share"
     ):  # it holds the rows to be picked
         tokenize(source, tmp_path / "out", tokenizer=bpe, val_fraction=0.2, splits=["validation"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"val_fraction": 0.2}, {"val_fraction": 0.5}),
+        ({"val_fraction": 0.2}, {"val_fraction": 0.2, "seed": 1}),
+        ({}, {"val_fraction": 0.2}),
+    ],
+)
+def test_a_touched_or_copied_source_is_not_divided_twice(tmp_path, corpus, bpe, first, second):
+    """One document would be in both splits. What was divided alike fits, and other files are other documents."""
+    texts = corpus.texts(40)
+    source = corpus.write(tmp_path / "a.jsonl", texts)
+    tokenize(source, tmp_path / "out", tokenizer=bpe, splits=["train"], **first)
+    os.utime(source, (1, 1))
+    (tmp_path / "copy").mkdir()
+    shutil.copyfile(source, tmp_path / "copy" / "a.jsonl")
+    for place in (source, tmp_path / "copy"):
+        with pytest.raises(ConfigError, match=r"train.bin was made by another run .share"):
+            tokenize(place, tmp_path / "out", tokenizer=bpe, splits=["validation"], **second)
+    assert not (tmp_path / "out" / "validation.bin").exists()
+
+    if first:
+        tokenize(source, tmp_path / "out", tokenizer=bpe, splits=["validation"], **first)
+        found = [corpus.documents_of(tmp_path / "out" / f"{split}.bin", bpe) for split in ("train", "validation")]
+        assert sorted(found[0] + found[1]) == sorted(texts)
+
+
+def test_a_share_beside_a_split_of_other_files_is_no_overlap(tmp_path, corpus, bpe):
+    tokenize({"test": corpus.write(tmp_path / "b.jsonl", corpus.texts(30))}, tmp_path / "out", tokenizer=bpe)
+    source = corpus.write(tmp_path / "a.jsonl", corpus.texts(40))
+    reports = tokenize(source, tmp_path / "out", tokenizer=bpe, val_fraction=0.5)
+    assert sorted(reports) == ["train", "validation"]
+
+
+def test_what_a_row_is_belongs_to_how_a_source_is_divided(tmp_path, bpe):
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"line {i}\n\nmore {i}\n" for i in range(40)))
+    tokenize(source, tmp_path / "out", tokenizer=bpe, documents="line", val_fraction=0.3, splits=["train"])
+    with pytest.raises(ConfigError, match=r"train.bin was made by another run .documents"):
+        tokenize(
+            source, tmp_path / "out", tokenizer=bpe, documents="paragraph", val_fraction=0.3, splits=["validation"]
+        )
 
 
 @pytest.mark.parametrize("name", ["train.bin", "train.json", "train.docs", "block_manifest.json", "other.bin"])

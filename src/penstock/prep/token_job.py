@@ -28,6 +28,8 @@ State = Literal["done", "begun", "new"]
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SHARED = ("tokenizer", "vocab_size", "eot")
 """Parts of a job that all splits of one folder have in common."""
+_DIVIDING = ("share", "documents")
+"""Parts that decide which rows of a source a split takes, and what a row is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +158,7 @@ def job_of(
             "files": len(files),
             "bytes": sum(file.size_bytes for file in files),
             "signature": digest(signatures),
+            "layout": digest(orjson.dumps(sorted([file.name, file.size_bytes] for file in files))),
         },
         "share": None if share is None else {"val_fraction": share.fraction, "seed": share.seed},
     }
@@ -270,11 +273,22 @@ def refuse_other_dataset(folder: Path, jobs: Mapping[str, Mapping[str, Any]], to
     """
     if (folder / "block_manifest.json").exists():
         raise ConfigError(f"{folder} holds a dataset of blocks (block_manifest.json); choose another folder")
-    job = next(iter(jobs.values()))
     for path in sorted(folder.glob("*.bin")):
         meta = None if path.stem in jobs else read_meta(path)
         if meta is None:
             continue
-        there, asked = _made(meta), _Named(job=job, tokenizer=tokenizer)
-        parts = [*_SHARED, "share"] if there.job.get("source") == job["source"] else _SHARED
-        _refuse_difference(f"{path} was made by another run", there, asked, parts)
+        there = _made(meta)
+        for job in jobs.values():
+            parts = [*_SHARED, *_DIVIDING] if _may_overlap(there.job, job) else _SHARED
+            asked = _Named(job=job, tokenizer=tokenizer)
+            _refuse_difference(f"{path} was made by another run", there, asked, parts)
+
+
+def _may_overlap(there: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Tell whether two splits, at least one of them a share, are of one source: then only equal shares are disjoint.
+
+    Names and sizes decide, not times: a file that was copied or touched has the same rows.
+    """
+    if there.get("share") is None and job["share"] is None:
+        return False
+    return there.get("source", {}).get("layout") == job["source"]["layout"]
