@@ -39,6 +39,7 @@ STALE_S = 3600.0
 _START_OF_ZIP = b"PK\x03\x04"
 _END_OF_ZIP = b"PK\x05\x06"
 _END_OF_ZIP_BYTES = 22
+_IS_FOLDER = 0x10
 
 
 def save_best(path: str | os.PathLike[str], model: torch.nn.Module, val_loss: float | torch.Tensor) -> bool:
@@ -284,14 +285,19 @@ def _refuse_damage(place: Path) -> None:
         if file.read(len(_START_OF_ZIP)) != _START_OF_ZIP:
             return
         with zipfile.ZipFile(file) as archive:
-            # A length of the directory's own that is too large would be read as the end of the file.
-            sizes = [each.filename for each in archive.infolist() if each.file_size != each.compress_size]
-            damaged = next(iter(sizes), None) or archive.testzip()
+            lying = [each.filename for each in archive.infolist() if _contradicts_itself(each)]
+            damaged = next(iter(lying), None) or archive.testzip()
     if damaged is not None:
         raise BadBlock(
-            f"{place} is damaged: the content of its member {damaged} differs from its checksum. Take an earlier "
+            f"{place} is damaged: its member {damaged} differs from its checksum. Take an earlier "
             "checkpoint, or another copy of the file"
         )
+
+
+def _contradicts_itself(member: zipfile.ZipInfo) -> bool:
+    """Tell whether zipfile and torch would read a member differently, which is then never as it was written."""
+    # Members are stored as they are; one marked as a folder gives torch no bytes, and so a tensor of whatever.
+    return member.file_size != member.compress_size or bool(member.external_attr & _IS_FOLDER)
 
 
 def _best_path(path: str | os.PathLike[str]) -> Path:
