@@ -51,6 +51,26 @@ class Toy:
         pass
 
 
+def reversed_rows(batches):
+    for batch in batches:
+        yield {name: values.flip(0) for name, values in batch.items()}
+
+
+def always_the_first(batches):
+    first = None
+    for batch in batches:
+        first = batch if first is None or len(first["id"]) != len(batch["id"]) else first
+        yield first
+
+
+def one_row_short(batches):
+    for batch in batches:
+        yield {name: values[1:] for name, values in batch.items()}
+
+
+WRONG = {each.__name__: each for each in (reversed_rows, always_the_first, one_row_short)}
+
+
 class TestChecksFail:
     def test_fetch_that_mixes_rows(self):
         class Mixing(subjects.Fetching):
@@ -148,6 +168,41 @@ class TestChecksFail:
 
         with pytest.raises(AssertionError, match=r"elastic: 2 steps on 2 × 4, the rest on 1 × 3: position"):
             check_elastic(make, 40, saved_on=(2,), resumed_on=(1,))
+
+    @pytest.mark.parametrize("deliver", WRONG.values(), ids=WRONG)
+    def test_a_loader_that_delivers_other_samples_than_it_says(self, deliver):
+        class Lying(StreamingDataLoader):
+            def __iter__(self):
+                return deliver(super().__iter__())
+
+        def make(world, batch_size=4):
+            return Lying(subjects.Fetching(40), batch_size, shuffle=True, world=world)
+
+        with pytest.raises(AssertionError, match=r"delivered: the batch is not dataset\["):
+            check_epoch_is_permutation(make, 40, world_sizes=(2,))
+        with pytest.raises(AssertionError, match=r"delivered: the batch is not dataset\["):
+            check_elastic(make, 40, saved_on=(1,), resumed_on=(2,))
+
+    def test_a_fetch_that_gives_other_samples_than_the_dataset(self):
+        class Shifted(subjects.Fetching):
+            def fetch(self, ids):
+                return super().fetch((ids + 1) % 40)
+
+        with pytest.raises(AssertionError, match="delivered"):
+            check_epoch_is_permutation(lambda world: StreamingDataLoader(Shifted(40), 4, world=world), 40)
+
+    def test_batches_that_can_not_be_compared_need_ids_of(self):
+        def make(world):
+            return StreamingDataLoader(subjects.Plain(20), 4, world=world, transform=lambda sample: sample["x"])
+
+        class Bare(Toy):
+            batch_info = "the plan says so"
+
+        with pytest.raises(AssertionError, match="give ids_of"):
+            check_epoch_is_permutation(make, 20)
+        check_epoch_is_permutation(make, 20, ids_of=lambda batch: batch[:, 0].tolist())
+        with pytest.raises(AssertionError, match="no dataset to compare its batches with: give ids_of"):
+            check_epoch_is_permutation(Bare, 10, world_sizes=(1,))
 
     def test_a_state_that_is_too_large_or_no_json(self):
         class Large(Toy):

@@ -111,6 +111,26 @@ def test_a_state_resumes_on_any_world_with_any_batch_size(order, remainder):
     check_elastic(make, 53, ids_of=ids_in)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "options"),
+    [
+        (CountingDataset(23), {}),
+        (subjects.Plain(23), {"remainder": "pad"}),
+        (subjects.Broken(23, bad=(3, 20)), {"on_error": "substitute"}),
+        (subjects.Broken(23, bad=(3, 20), arrays=False), {"on_error": "skip"}),
+    ],
+    ids=["arrays", "samples", "substitutes", "holes"],
+)
+def test_what_is_delivered_is_what_the_dataset_has(dataset, options):
+    """Without `ids_of` the checks compare the batches with the samples themselves."""
+
+    def make(world, batch_size=3):
+        return StreamingDataLoader(dataset, batch_size, shuffle=True, num_workers=2, world=world, **options)
+
+    check_epoch_is_permutation(make, 23, world_sizes=(1, 2))
+    check_elastic(make, 23, saved_on=(2,), resumed_on=(1, 3))
+
+
 def test_a_state_resumes_worker_processes_on_any_world():
     dataset = CountingDataset(40)
 

@@ -69,5 +69,5 @@ def as_plain(value: Any) -> Any:
         return [as_plain(inner) for inner in value]
     if hasattr(value, "dtype") or isinstance(value, bool | int | float):
         # By its own method: numpy's way to copy a tensor is one that torch warns of.
-        return np.array(value.numpy() if hasattr(value, "numpy") else value)
+        return np.array(value.detach().cpu().numpy() if hasattr(value, "numpy") else value)
     return value

@@ -15,6 +15,7 @@ from penstock.seeds import rng
 from penstock.testing.comparing import as_plain, expect_same, expect_same_batches, rows_of
 from penstock.testing.datasets import LatencyDataset
 from penstock.testing.footprint import Footprint
+from penstock.transforms.collate import stack
 from penstock.types import World
 
 IdsOf = Callable[[Any], Iterable[int]]
@@ -153,7 +154,8 @@ def check_epoch_is_permutation(
         num_samples: samples in an epoch.
         world_sizes: numbers of ranks to try.
         epochs: how many to read.
-        ids_of: batch → ids of its samples; None believes `loader.batch_info`.
+        ids_of: batch → ids of its samples. None takes those of `loader.batch_info`, if the batch is what the samples
+            of `loader.dataset` of these ids make; give it if the loader has a transform or a collate_fn.
     """
     for size in world_sizes:
         with _World(make_loader, size, ids_of) as world:
@@ -186,7 +188,8 @@ def check_elastic(
         resumed_on: numbers of ranks to resume on.
         batch_sizes: per rank, before and after.
         steps: how many to take before saving.
-        ids_of: batch → ids of its samples; None believes `loader.batch_info`.
+        ids_of: batch → ids of its samples. None takes those of `loader.batch_info`, if the batch is what the samples
+            of `loader.dataset` of these ids make; give it if the loader has a transform or a collate_fn.
     """
     before, after = batch_sizes
     with _World(lambda world: make_loader(world, before), 1, ids_of) as alone:
@@ -268,9 +271,31 @@ class _World:
 
     def _ids(self, loader: Any, batch: Any) -> list[int]:
         info = getattr(loader, "batch_info", None)
-        given = info.sample_ids if self._ids_of is None and info is not None else (self._ids_of or list)(batch)
+        if self._ids_of is None and info is not None:
+            _expect_samples(loader, batch)
+            given = info.sample_ids
+        else:
+            given = (self._ids_of or list)(batch)
         ids = [int(id_) for id_ in given]
         return ids[: len(ids) - info.repeats] if info is not None else ids
+
+
+def _expect_samples(loader: Any, batch: Any) -> None:
+    """Hold a batch to what it is said to be made of: its dataset's samples, read here one by one.
+
+    What a loader says of itself is its plan, which would be compared with itself.
+    """
+    dataset: Any = getattr(loader, "dataset", None)
+    info = loader.batch_info
+    assert hasattr(dataset, "__getitem__"), "the loader has no dataset to compare its batches with: give ids_of"
+    ids = [info.substitutes.get(id_, id_) for id_ in info.sample_ids.tolist() if id_ not in info.skipped]
+    samples = [dataset[id_] for id_ in ids]
+    try:
+        expected = getattr(dataset, "collate", stack)(samples)
+    except ValueError as error:
+        raise AssertionError(f"the dataset's samples make no batch of themselves, so give ids_of: {error}") from error
+    law = f"delivered: the batch is not dataset[…] of samples {ids[:8]} (with a transform or collate_fn, give ids_of)"
+    expect_same(as_plain(expected), as_plain(batch), law)
 
 
 _NOTHING = object()
