@@ -16,9 +16,11 @@ import psutil
 import pytest
 
 from penstock import TokenDataset, load_checkpoint
+from penstock.demo import runs
 from penstock.demo.check import compare, time_data_alone, uninterrupted_hashes
 from penstock.demo.corpus import write_python_corpus
 from penstock.demo.settings import DemoSettings, log_path, read_log, steps_of
+from penstock.errors import LoaderTimeout
 
 PNG = b"\x89PNG\r\n\x1a\n"
 STEPS = 48
@@ -196,6 +198,23 @@ def test_without_matplotlib_the_plot_is_refused_with_the_way_to_get_it(tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "no plot: the loss plot needs matplotlib: pip install 'penstock[plot]'" in done.stdout.replace("\n", " ")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("", "has not begun its log .*run-1.jsonl in 3 s; all it printed is in .*run-1.err"),
+        ("open(sys.argv[1] + '/run-1.jsonl', 'w').close(); ", "logged nothing for 3 s; see .*run-1.jsonl"),
+    ],
+)
+def test_a_training_process_that_hangs_is_given_up_and_ended(tmp_path, monkeypatch, program, said):
+    hanging = f"import sys, time; {program}time.sleep(600)"
+    monkeypatch.setattr(runs, "_command", lambda folder, _: [sys.executable, "-c", hanging, str(folder)])
+    monkeypatch.setattr(runs, "SILENCE_S", 3.0)
+    attempt = runs.Attempt(run=1, num_workers=0, worker_type="thread")
+    with pytest.raises(LoaderTimeout, match=said):
+        runs.train_in_process(tmp_path, DemoSettings(steps=8, num_threads=1, vocab_size=256), attempt)
+    assert family(tmp_path) == []
 
 
 def family(out: Path) -> list[psutil.Process]:

@@ -19,6 +19,8 @@ from penstock.progress import Meter
 
 SILENCE_S = 300.0
 """A training process that logs nothing for so long is given up."""
+END_S = 60.0
+"""A killed process that is still there after so long is given up."""
 _POLL_S = 0.005
 _TRIED_STEPS = 8
 
@@ -39,7 +41,7 @@ def train_in_process(folder: Path, settings: DemoSettings, attempt: Attempt) -> 
 
     Raises:
         PenstockError: it ended by itself with an error; the message has its last words.
-        LoaderTimeout: it has gone silent.
+        LoaderTimeout: it has gone silent, or does not end; the message names its files.
     """
     with open(errors_path(folder, attempt.run), "wb") as errors:
         process = subprocess.Popen(_command(folder, attempt), stdout=errors, stderr=errors, stdin=subprocess.DEVNULL)
@@ -47,7 +49,7 @@ def train_in_process(folder: Path, settings: DemoSettings, attempt: Attempt) -> 
         _follow(folder, settings, attempt, process)
     finally:
         process.kill()
-        process.wait()
+        _status(process, errors_path(folder, attempt.run))
 
 
 def errors_path(folder: Path, run: int) -> Path:
@@ -63,7 +65,7 @@ def _command(folder: Path, attempt: Attempt) -> list[str]:
 
 
 def _follow(folder: Path, settings: DemoSettings, attempt: Attempt, process: subprocess.Popen) -> None:
-    records = _records(log_path(folder, attempt.run), process)
+    records = _records(log_path(folder, attempt.run), process, errors_path(folder, attempt.run))
     start = next(records, None)
     reached = 0
     if start is not None:
@@ -78,17 +80,33 @@ def _follow(folder: Path, settings: DemoSettings, attempt: Attempt, process: sub
                     meter.add(size, note=f"loss {record['loss']:.2f}{val_loss}")
                     if attempt.kill_at is not None and reached >= attempt.kill_at:
                         process.kill()
-    code = process.wait()
+    code = _status(process, errors_path(folder, attempt.run))
     killed = attempt.kill_at is not None and reached >= attempt.kill_at
     if code and not killed:
         raise PenstockError(_last_words(folder, attempt.run, code))
 
 
-def _records(path: Path, process: subprocess.Popen) -> Iterator[dict[str, Any]]:
+def _status(process: subprocess.Popen, errors: Path) -> int:
+    """Wait for the end of a process that has ended or was killed, and give its exit status."""
+    try:
+        return process.wait(timeout=END_S)
+    except subprocess.TimeoutExpired:
+        raise LoaderTimeout(
+            f"the training process {process.pid} was killed and is still there after {END_S:.0f} s: it hangs in the "
+            f"system, as on a disk that does not answer. All it printed is in {errors}"
+        ) from None
+
+
+def _records(path: Path, process: subprocess.Popen, errors: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a log as they are written, until the process has ended and all are read."""
+    heard = time.monotonic()
     while not path.exists():
         if process.poll() is not None:
             return
+        if time.monotonic() - heard > SILENCE_S:
+            raise LoaderTimeout(
+                f"the training process has not begun its log {path} in {SILENCE_S:.0f} s; all it printed is in {errors}"
+            )
         time.sleep(_POLL_S)
     heard = time.monotonic()
     with open(path, "rb") as log:
@@ -102,7 +120,9 @@ def _records(path: Path, process: subprocess.Popen) -> Iterator[dict[str, Any]]:
             if lines:
                 heard = time.monotonic()
             elif time.monotonic() - heard > SILENCE_S:
-                raise LoaderTimeout(f"the training process has logged nothing for {SILENCE_S:.0f} s; see {path}")
+                raise LoaderTimeout(
+                    f"the training process has logged nothing for {SILENCE_S:.0f} s; see {path} and {errors}"
+                )
             time.sleep(_POLL_S)
 
 
