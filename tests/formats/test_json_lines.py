@@ -28,7 +28,17 @@ def written(value, ascii_only):
     return json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
 
 
+BEYOND_PYTHON = {
+    "digits": b'{"text":"a","n":' + b"1" * 5000 + b"}",
+    "infinity": b'{"text":"a","n":Inf}',
+    "minus infinity": b'{"n":[-Inf],"text":"a"}',
+    "nested lists": b'{"text":"a","n":' + b"[" * 3000 + b"]" * 3000 + b"}",
+    "nested objects": b'{"text":"a","n":' + b'{"a":' * 3000 + b"1" + b"}" * 3000 + b"}",
+}
+"""Records that the fast parser reads and Python's refuse, for what is in a field nobody asked for."""
+
 lines = st.one_of(
+    st.sampled_from(list(BEYOND_PYTHON.values())),
     st.builds(written, objects, st.booleans()),
     st.builds(lambda value: written({"text": value}, True), values),
     st.sampled_from(
@@ -60,6 +70,29 @@ def test_where_the_fast_way_answers_it_gives_the_same_bytes(rows, newline, close
         assert fast.data[fast.offsets[0] : fast.offsets[-1]].tobytes() == careful.data.tobytes()
         assert (fast.offsets - fast.offsets[0]).tolist() == careful.offsets.tolist()
         assert fast.lines.tolist() == careful.lines.tolist()
+
+
+def fates(block: bytes) -> list:
+    """For each row its text, or the reason that it has none."""
+    column, _ = read_json_lines(np.frombuffer(block, np.uint8), "text", 1)
+    reasons = {fault.row: fault.reason for fault in column.faults}
+    ends = zip(column.offsets, column.offsets[1:], strict=False)
+    return [reasons.get(row, column.data[a:b].tobytes()) for row, (a, b) in enumerate(ends)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(lines, min_size=1, max_size=5))
+def test_what_becomes_of_a_row_does_not_depend_on_its_neighbours(rows):
+    assert fates(b"\n".join(rows)) == [fate for row in rows if row for fate in fates(row)]
+
+
+@pytest.mark.parametrize("line", BEYOND_PYTHON.values(), ids=BEYOND_PYTHON)
+@pytest.mark.parametrize("neighbour", [b'{"text":"b"}', b"{broken", b'{"text":7}', b'{"text":"b","n":NaN} '])
+def test_what_is_beyond_python_in_other_fields_does_not_cost_a_text(line, neighbour):
+    alone = fates(neighbour)
+    assert fates(line) == [b"a"]
+    assert fates(line + b"\n" + neighbour) == [b"a", *alone]
+    assert fates(neighbour + b"\n" + line + b"\n") == [*alone, b"a"]
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=8), st.booleans())
