@@ -163,7 +163,8 @@ def load_training_checkpoint(
 ) -> dict[str, Any]:
     """Bring a training run back to where it was saved.
 
-    The file is read and checked as a whole before anything changes. Each of the four is restored if it
+    The file is read, held to its checksums and checked as a whole before anything changes: on an error model,
+    optimizer, scheduler, loader and random states are as they were. Each of the four is restored if it
     is given; then the random states of Python, numpy, torch and the current CUDA device. The states saved
     are those of the rank that saved; every other rank gets streams of its own derived from them.
 
@@ -174,7 +175,7 @@ def load_training_checkpoint(
         ObjectMissing: there is no such file.
         BadBlock: it is truncated or damaged, or no training checkpoint.
         StateMismatch: the loader's state belongs to other data or another order.
-        ConfigError: a scheduler is given and none was saved, or the model's parameters differ.
+        ConfigError: a scheduler is given and none was saved, or the model or optimizer is another one.
     """
     states = _load(Path(path), "cpu")
     generators = _check_states(Path(path), states)
