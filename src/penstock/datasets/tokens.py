@@ -93,7 +93,7 @@ class TokenDataset:
         """Give several samples, as torch's DataLoader asks for them."""
         import torch
 
-        rows = self.fetch(np.asarray(indices))
+        rows = self.fetch(np.asarray(indices, np.int64))
         columns = {name: torch.from_numpy(values.copy()) for name, values in rows.items()}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -108,7 +108,8 @@ class TokenDataset:
         Raises:
             IndexError: there is no such window.
         """
-        if len(ids) and (ids.min() < 0 or ids.max() >= self._len):
+        # Seen as unsigned, a negative id is a huge one: one pass finds both.
+        if len(ids) and int(ids.view(np.uint64).max()) >= self._len:
             raise IndexError(f"windows {ids.min()} to {ids.max()} of {self.bin.path}: it has {self._len} of them")
         starts = ids * self.stride
         tokens = self._windows.read(np.minimum(starts, self._last_start) if self._tail else starts)  # [n, seq_len + 1]

@@ -5,7 +5,7 @@ This is the one place of the loader that imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ def as_tensors(batch: Any) -> Any:
     return _mapped(batch, np.ndarray, _tensor)
 
 
-def as_steps(rows: Mapping[str, np.ndarray], steps: int) -> Iterator[dict[str, Any]]:
+def as_steps(rows: Mapping[str, np.ndarray], steps: int) -> list[dict[str, Any]]:
     """Cut a dict of arrays [steps · b, ...] into `steps` batches of tensors [b, ...]."""
     columns = []
     for values in rows.values():
         stepped = values.reshape(steps, len(values) // steps, *values.shape[1:])
         columns.append(_tensor(stepped).unbind(0) if values.dtype.kind in _TENSOR_KINDS else list(stepped))
-    for column in zip(*columns, strict=True):
-        yield dict(zip(rows, column, strict=True))
+    names = tuple(rows)
+    return [dict(zip(names, column, strict=True)) for column in zip(*columns, strict=True)]
 
 
 def count_bytes(batch: Any) -> int:
