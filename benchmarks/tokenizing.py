@@ -7,7 +7,7 @@ parses, checks, encodes, hashes, writes and syncs; and what a user writes with t
 batches of 1,000 documents on all cores, write uint16. Figures count the text, not the JSON. Each turn has a tokenizer
 of its own, opened before the clock starts: gigatoken remembers words, and a corpus is tokenized once.
 
-Run: python benchmarks/tokenizing.py --ranks gpt2.tiktoken [--megabytes 200] [--rounds 3] [--folder DIR]
+Run: python benchmarks/tokenizing.py [--ranks gpt2.tiktoken] [--megabytes 200] [--rounds 3] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from side_by_side import compare
 
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 BLOCK_BYTES = 16 << 20
+RANKS = Path(__file__).parents[2] / "shared" / "data" / "gpt2.tiktoken"
 
 
 def write_corpus(path: Path, num_bytes: int) -> list[bytes]:
@@ -105,11 +106,14 @@ def tiktoken_pipeline(source: Path, path: Path, encoding: tiktoken.Encoding) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=Path, required=True, help="GPT-2's ranks, a .tiktoken file")
+    parser.add_argument("--ranks", type=Path, default=RANKS, help="GPT-2's ranks, a .tiktoken file")
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the files go; default: the system's temporary folder")
     options = parser.parse_args()
+    if not options.ranks.exists():
+        print(f"{options.ranks} does not exist: give GPT-2's ranks with --ranks; left out")
+        return
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="penstock-bench-") as name:
         run(Path(name), options.ranks, options.megabytes * 1_000_000, options.rounds)
 
