@@ -41,7 +41,7 @@ class Facts:
 def build_report(facts: Facts) -> JsonDict:
     """Put the facts in order, as JSON values."""
     settings, (killed, resumed) = facts.settings, facts.logs
-    processes = [_process(log, settings.tokens_per_step) for log in (killed, resumed)]
+    processes = [_process(log) for log in (killed, resumed)]
     first, last = steps_of(killed), steps_of(resumed)
     elapsed = sum(process["seconds"] for process in processes)
     waited = sum(process["wait_s"] for process in processes)
@@ -89,7 +89,7 @@ def build_report(facts: Facts) -> JsonDict:
     }
 
 
-def _process(log: Sequence[JsonDict], tokens_per_step: int) -> JsonDict:
+def _process(log: Sequence[JsonDict]) -> JsonDict:
     steps = steps_of(log)
     seconds, wait_s = steps[-1]["elapsed_s"], steps[-1]["wait_s"]
     return {
