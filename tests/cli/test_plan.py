@@ -106,3 +106,11 @@ def test_what_cannot_be_planned_is_one_line(bare_bin, options, words):
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_folder_of_a_bin_and_windows_of_the_usual_length_are_understood(tmp_path):
+    np.arange(60_000, dtype="<u2").tofile(tmp_path / "train.bin")
+    short = penstock("plan", tmp_path, "--world", 8, "--batch", 4, "--json")
+    spelled_out = penstock("plan", tmp_path / "train.bin", "--world", 8, "--batch", 4, "--seq-len", 1024, "--json")
+    assert (short.returncode, short.stdout) == (0, spelled_out.stdout)
+    assert json.loads(short.stdout)["windows"] == 59

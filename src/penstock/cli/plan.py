@@ -20,9 +20,9 @@ _SHOWN = 3
 
 
 def plan(
-    path: Annotated[Path, typer.Argument(help="A token bin, train.bin for instance.")],
-    seq_len: Annotated[int, typer.Option(help="Tokens per window.")],
+    path: Annotated[Path, typer.Argument(help="A token bin, or the folder of a train.bin.")],
     batch: Annotated[int, typer.Option(help="Windows per batch of one rank.")],
+    seq_len: Annotated[int, typer.Option(help="Tokens per window.")] = 1024,
     world: Annotated[int, typer.Option(help="Data-parallel ranks.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Steps to show.")] = 2,
     step: Annotated[int, typer.Option(min=0, help="First step to show, from 0.")] = 0,
@@ -43,6 +43,8 @@ def plan(
 
     check_int("--world", world, minimum=1)
     check_int("--batch", batch, minimum=1)
+    if (path / "train.bin").is_file():
+        path = path / "train.bin"
     dataset = TokenDataset(path, seq_len, stride=stride, dtype=dtype)
     order = build_order(dataset, shuffle, seed, 1, None)
     planned = Plan(order=order, global_batch=batch * world, remainder=check_remainder(drop_last, None))
