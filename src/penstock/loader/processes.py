@@ -127,11 +127,6 @@ class ProcessLane:
                     process.wait(max(0.0, until - time.monotonic()) if end is not subprocess.Popen.kill else 5.0)
         self._workers = []
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the workers."""
-        return [worker.process.pid for worker in self._workers]
-
     def _feed(self) -> None:
         """Send what waits, as far as workers have room for it."""
         while self._backlog:
@@ -140,10 +135,9 @@ class ProcessLane:
                 return
             ticket = self._backlog.popleft()
             worker.tickets[ticket.number] = ticket
-            cursor = ticket.cursor
             # A worker that is gone is reported by `result`, with all that it owed.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                worker.wire.send((ticket.number, cursor, worker.slabs.released()), timeout=SEND_WITHIN_S)
+                worker.wire.send((ticket.number, ticket.cursor, worker.slabs.released()), timeout=SEND_WITHIN_S)
 
     def _receive(self, worker: _Worker, timeout: float) -> None:
         """Read one message of a worker."""
