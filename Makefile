@@ -57,7 +57,7 @@ clean:
 
 .venv/.run: .venv/.pip pyproject.toml constraints.txt
 	@echo "installing penstock and what it needs into .venv"
-	$(INSTALL) --editable '.[text,plot]'
+	$(INSTALL) --editable '.[text,plot,hf]'
 	@touch $@
 
 .venv/.dev: .venv/.run
