@@ -1,6 +1,6 @@
 """Carries a plan out: from a cursor to batches, in order, whatever works on them where.
 
-cursor ──Plan──▶ shares ──tickets──▶ lane ──results, in ticket order──▶ deliveries
+cursor ──walk──▶ shares ──tickets──▶ lane ──results, in ticket order──▶ deliveries
                     └────── inline: several steps gathered in one call ─────┘
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from penstock.errors import SampleError
@@ -26,6 +26,9 @@ MAX_GROUP_BYTES = 4 * 1024 * 1024
 """Steps whose arrays one inline call may gather ahead; a group this large still fits in a core's cache."""
 
 
+Walk = Callable[[Cursor], Iterator[Share]]
+"""From a cursor to this rank's shares, in order: a plan's, or chunks as they are claimed."""
+
 Delivery = tuple[Any, Share, int, int, int, Made | None]
 """One batch, the share and step it is, its samples, its bytes, and what went wrong on the way (None where nothing can
 have). A plain tuple: one is made for every batch, and a named one takes four times as long."""
@@ -38,15 +41,14 @@ class InlineEngine:
     Python cost per batch is that of cutting views; any other is asked for one step at a time.
     """
 
-    def __init__(self, plan: Plan, world: World, recipe: Recipe) -> None:
-        self._plan = plan
-        self._world = world
+    def __init__(self, walk: Walk, recipe: Recipe) -> None:
+        self._walk = walk
         self._recipe = recipe
 
     def run(self, cursor: Cursor) -> Iterator[Delivery]:
         """Yield the batches from the cursor to its epoch's end."""
         group = 1
-        for share in self._plan.walk(cursor, self._world, _steps_ahead(self._plan, self._world)):
+        for share in self._walk(cursor):
             step = 0
             while step < len(share.ids):
                 steps = min(group, len(share.ids) - step)
@@ -89,9 +91,8 @@ class LaneEngine:
     with it.
     """
 
-    def __init__(self, plan: Plan, world: World, recipe: Recipe, lane: Lane, *, ahead: int, timeout: float) -> None:
-        self._plan = plan
-        self._world = world
+    def __init__(self, walk: Walk, recipe: Recipe, lane: Lane, *, ahead: int, timeout: float) -> None:
+        self._walk = walk
         self._recipe = recipe
         self._lane = lane
         self._ahead = ahead
@@ -125,7 +126,7 @@ class LaneEngine:
         self._lane.close()
 
     def _tickets(self, cursor: Cursor) -> Iterator[Ticket]:
-        for share in self._plan.walk(cursor, self._world, _steps_ahead(self._plan, self._world)):
+        for share in self._walk(cursor):
             for step in range(len(share.ids)):
                 yield Ticket(number=next(self._numbers), share=share, step=step)
 
@@ -136,6 +137,12 @@ class LaneEngine:
 
 
 Engine = InlineEngine | LaneEngine
+
+
+def planned(plan: Plan, world: World) -> Walk:
+    """Walk a plan as one rank of a world."""
+    steps_ahead = max(1, IDS_AHEAD * world.dp_size // plan.global_batch)
+    return lambda cursor: plan.walk(cursor, world, steps_ahead)
 
 
 def run_ahead(deliveries: Iterator[Delivery], mover: Mover) -> Iterator[Delivery]:
@@ -158,7 +165,3 @@ def delivered(made: Made, share: Share, step: int, recipe: Recipe) -> Delivery:
 
 def _finished(delivery: Delivery, mover: Mover) -> Delivery:
     return mover.finish(delivery[0]), *delivery[1:]
-
-
-def _steps_ahead(plan: Plan, world: World) -> int:
-    return max(1, IDS_AHEAD * world.dp_size // plan.global_batch)

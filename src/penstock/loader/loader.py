@@ -12,11 +12,12 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, get_args
 
 from penstock.errors import ConfigError, LoaderClosed
-from penstock.loader.engine import Engine, InlineEngine, LaneEngine, run_ahead
+from penstock.loader.engine import Engine, InlineEngine, LaneEngine, planned, run_ahead
 from penstock.loader.processes import ProcessLane
 from penstock.loader.recipe import Made, Policy, Recipe
 from penstock.loader.settings import (
@@ -320,14 +321,14 @@ class StreamingDataLoader:
         plan, world, recipe = self._plan, self.world, self._recipe
         self._check_world()
         if self._workers == 0:
-            self._engine = InlineEngine(plan, world, recipe)
+            self._engine = InlineEngine(planned(plan, world), recipe)
         else:
             lane = (
                 ThreadLane(recipe, self._workers)
                 if self._worker_type == "thread"
-                else ProcessLane(recipe, plan, world, self._workers)
+                else ProcessLane(recipe, partial(plan.share, world=world), self._workers)
             )
-            self._engine = LaneEngine(plan, world, recipe, lane, ahead=self._prefetch, timeout=self.timeout)
+            self._engine = LaneEngine(planned(plan, world), recipe, lane, ahead=self._prefetch, timeout=self.timeout)
         self._engine_pid = os.getpid()
         self._finalizer = weakref.finalize(self, _close_in, self._engine_pid, self._engine)
         return self._engine

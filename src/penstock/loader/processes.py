@@ -1,7 +1,7 @@
 """The process lane: for Python-bound work. The trainer's side.
 
 Workers are started as fresh interpreters (never forked) connected by one Unix socket each. They
-hold the recipe and the plan, so a ticket is a few integers; results come back through shared
+hold the recipe and know a cursor's ids, so a ticket is a few integers; results come back through shared
 slabs. There is no manager thread and no helper process: all waiting happens in `result`, and a
 worker that dies is noticed because its socket ends.
 """
@@ -25,9 +25,7 @@ from penstock.errors import ConfigError, LoaderClosed, LoaderTimeout, WorkerDied
 from penstock.loader.recipe import Made, Recipe
 from penstock.loader.sharing import SlabReader, Wire, anonymous_file
 from penstock.loader.tickets import CLOSED_MEANWHILE, Ticket
-from penstock.loader.worker import NotGuarded
-from penstock.plan.plan import Plan
-from penstock.types import World
+from penstock.loader.worker import NotGuarded, ShareAt
 
 CLOSE_WITHIN_S = 0.8
 SEND_WITHIN_S = 30.0
@@ -56,7 +54,7 @@ class ProcessLane:
         ConfigError: the dataset or a transform cannot be pickled, or the script's main module is not guarded.
     """
 
-    def __init__(self, recipe: Recipe, plan: Plan, world: World, num_workers: int) -> None:
+    def __init__(self, recipe: Recipe, share_at: ShareAt, num_workers: int) -> None:
         self._name = type(recipe.dataset).__name__
         self._done: dict[int, Made | BaseException] = {}
         self._backlog: deque[Ticket] = deque()
@@ -64,7 +62,7 @@ class ProcessLane:
         self._closed = False
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
-        payload = _payload(recipe, plan, world)
+        payload = _payload(recipe, share_at)
         try:
             for index in range(num_workers):
                 worker = _start(index, payload)
@@ -191,10 +189,10 @@ class ProcessLane:
         )
 
 
-def _payload(recipe: Recipe, plan: Plan, world: World) -> int:
+def _payload(recipe: Recipe, share_at: ShareAt) -> int:
     """Put what every worker needs into an anonymous file, once; returns its descriptor."""
     try:
-        job = pickle.dumps((recipe, plan, world), protocol=5)
+        job = pickle.dumps((recipe, share_at), protocol=5)
     except Exception as error:
         raise ConfigError(
             f"{type(recipe.dataset).__name__}, its transforms or its collate_fn cannot be sent to worker processes "

@@ -15,15 +15,18 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.loader.recipe import Recipe
 from penstock.loader.sharing import Parcel, SlabWriter, Wire
-from penstock.plan.plan import Plan, Share
-from penstock.types import World
+from penstock.plan.plan import Cursor, Share
 
 WATCH_EVERY_S = 1.0
+
+ShareAt = Callable[[Cursor], Share | None]
+"""From a cursor to the ids of the one step there: what a worker makes of a ticket."""
 
 
 class NotGuarded(ConfigError):
@@ -38,7 +41,7 @@ def main() -> None:
     wire = Wire(socket.socket(fileno=connection))
     try:
         try:
-            recipe, plan, world = _load(payload)
+            recipe, share_at = _load(payload)
         except NotGuarded as error:
             # Where in the script, the trainer's own traceback says; more of it would only bury the one line that helps.
             wire.send((-1, "not guarded", str(error)))
@@ -46,7 +49,7 @@ def main() -> None:
         except BaseException:  # noqa: BLE001 - whatever it was, the trainer must hear of it
             wire.send((-1, "broken", traceback.format_exc()))
             return
-        _serve(wire, recipe, plan, world)
+        _serve(wire, recipe, share_at)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
     finally:
@@ -56,7 +59,7 @@ def main() -> None:
         os._exit(0)
 
 
-def _load(payload: int) -> tuple[Recipe, Plan, World]:
+def _load(payload: int) -> tuple[Recipe, ShareAt]:
     """Read the job, importing the trainer's script first if something in it was defined there."""
     # Mapped, not read: all workers share one file offset.
     with mmap.mmap(payload, 0, access=mmap.ACCESS_READ) as pages:
@@ -83,7 +86,7 @@ def _import_script(preparation: dict[str, Any]) -> None:
         del current._inheriting
 
 
-def _serve(wire: Wire, recipe: Recipe, plan: Plan, world: World) -> None:
+def _serve(wire: Wire, recipe: Recipe, share_at: ShareAt) -> None:
     """Make tickets until the connection ends."""
     slabs = SlabWriter()
     while True:
@@ -91,7 +94,7 @@ def _serve(wire: Wire, recipe: Recipe, plan: Plan, world: World) -> None:
         slabs.take_back(released)
         kind = "made"
         try:
-            parcel, fds = _packed(slabs, recipe, plan.share(cursor, world))
+            parcel, fds = _packed(slabs, recipe, share_at(cursor))
         except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer
             kind = "failed"
             error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)).rstrip())
