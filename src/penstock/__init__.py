@@ -31,6 +31,7 @@ _HOMES = {
     "loader.world": "detect_world",
     "loader.text": "create_dataloaders",
     "train.checkpoints": "load_checkpoint load_training_checkpoint save_best save_training_checkpoint",
+    "train.config": "TrainingConfig read_config",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -1,0 +1,187 @@
+"""The settings of a training run over blocks, as a YAML file.
+
+    samples_per_block: 100_000      # see TrainingConfig for all of them
+    dataset_chunk_size: 4_000       read_config(path) ──▶ TrainingConfig, frozen and checked
+    use_chunked_training: true
+
+Law: a file is read as it is meant or refused. A key that is not known, given twice, of the wrong type or
+out of range is an error that names the file, the line and what to write.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import ConfigError, ObjectMissing
+from penstock.types import check_choice, check_int
+
+CHUNK_THRESHOLD = 10_000
+"""Tokens above which a sequence is called long: what to give as `chunk_threshold` where nothing else is known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """What is read, how much of it at a time, and how it is trained on. Each field is a key of the file.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+
+    >>> config = TrainingConfig(chunk_threshold=10_000)
+    >>> config.use_chunks(8_192), config.use_chunks(131_072)
+    (False, True)
+    """
+
+    samples_per_block: int = 100_000
+    """Samples per block when blocks are written. Blocks that are there keep the size in their manifest."""
+    dataset_chunk_size: int = 4_000
+    """Samples read and claimed at a time; see `recommend_dataset_chunk_size`."""
+    use_chunked_training: bool = False
+    """Train every sequence in chunks of `chunk_size` tokens."""
+    chunk_size: int = 2_048
+    """Tokens per chunk of a sequence; see `recommend_chunk_size`."""
+    chunk_threshold: int | None = None
+    """Train only sequences of more tokens than this in chunks, whatever `use_chunked_training` says."""
+    max_segments: int = 1
+    """Passes over each sequence that is trained in chunks."""
+    gradient_checkpointing: bool = False
+    """Compute a chunk's activations again in its backward pass instead of keeping them."""
+    cpu_offload: bool = False
+    """Keep the carry on the CPU between chunks."""
+    tokenizer: str = "bytes"
+    """A path or name for `Tokenizer.from_pretrained`."""
+    seq_len: int = 512
+    """Tokens per sequence."""
+    batch_size: int = 8
+    """Sequences per step and process."""
+    learning_rate: float = 1e-3
+    """Step size of the optimizer, above 0."""
+    seed: int = 0
+    """Key of the order and of the first weights."""
+    lease_s: float = 600.0
+    """Seconds after which a chunk goes back to the pool if the process that claimed it is silent."""
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            # A frozen class is set this way, so that a whole number given for a float becomes one.
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+
+    def use_chunks(self, seq_len: int) -> bool:
+        """Tell whether a sequence of seq_len tokens is to be trained with `chunked_segment_rollout`.
+
+        A `chunk_threshold` alone decides; without one `use_chunked_training` does.
+        """
+        if self.chunk_threshold is None:
+            return self.use_chunked_training
+        return seq_len > self.chunk_threshold
+
+
+def read_config(path: str | os.PathLike[str]) -> TrainingConfig:
+    """Read the settings of a YAML file; what it does not mention keeps its default.
+
+    Raises:
+        ObjectMissing: there is no such file.
+        ConfigError: it is no YAML mapping, or has a key that is unknown (says the nearest), given twice, of the wrong
+            type or out of range; names the line.
+    """
+    import yaml
+
+    path = Path(path)
+    loader = yaml.SafeLoader("")
+    given: dict[str, Any] = {}
+    for key_node, value_node in _lines(path):
+        where = f"{path}, line {key_node.start_mark.line + 1}"
+        key = _known(key_node.value, where, nested=isinstance(value_node, yaml.MappingNode))
+        if key in given:
+            raise ConfigError(f"{where}: {key} is given twice: leave one of the two")
+        try:
+            given[key] = _CHECKS[key](key, loader.construct_object(value_node, deep=True))
+        except (ConfigError, yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"{where}: {error}") from error
+    return TrainingConfig(**given)
+
+
+def _lines(path: Path) -> list[tuple[Any, Any]]:
+    """Parse a file to the nodes of its keys and values, which know their lines."""
+    import yaml
+
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        raise ObjectMissing(f"{path} does not exist: give a YAML file of settings, or leave it out") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as text: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: this is no YAML: {getattr(error, 'problem', error)}") from error
+    if root is None or root.tag == "tag:yaml.org,2002:null":
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path} must hold lines of `key: value`, it holds a {root.tag.rpartition(':')[2]}")
+    return list(root.value)
+
+
+def _known(key: Any, where: str, *, nested: bool) -> str:
+    """Return a key that is a field's name, or refuse it."""
+    if isinstance(key, str) and key in _CHECKS:
+        return key
+    near = difflib.get_close_matches(str(key), _CHECKS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(_CHECKS)}"
+    if nested:
+        hint = f"keys stand at the top level, not below another; the keys are {', '.join(_CHECKS)}"
+    raise ConfigError(f"{where}: there is no key {key!r}; {hint}")
+
+
+def _flag(name: str, value: Any) -> Any:
+    check_choice(name, value, (True, False))
+    return value
+
+
+def _positive(name: str, value: Any) -> float:
+    """Return a finite number above 0."""
+    # YAML 1.1 takes `1e-3`, which has no dot, for text.
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ConfigError(f"{name} must be a number above 0, got {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a number above 0, got {value!r}")
+    return float(value)
+
+
+def _optional_count(name: str, value: Any) -> Any:
+    return None if value is None else check_int(name, value, minimum=1)
+
+
+def _name(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} must be a path or a name, got {value!r}")
+    return value
+
+
+_count = partial(check_int, minimum=1)
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "samples_per_block": _count,
+    "dataset_chunk_size": _count,
+    "use_chunked_training": _flag,
+    "chunk_size": _count,
+    "chunk_threshold": _optional_count,
+    "max_segments": _count,
+    "gradient_checkpointing": _flag,
+    "cpu_offload": _flag,
+    "tokenizer": _name,
+    "seq_len": _count,
+    "batch_size": _count,
+    "learning_rate": _positive,
+    "seed": partial(check_int, minimum=0),
+    "lease_s": _positive,
+}
+assert list(_CHECKS) == [field.name for field in fields(TrainingConfig)]
