@@ -161,7 +161,7 @@ class TestChecksFail:
         class PerBatch(StreamingDataLoader):
             def load_state_dict(self, state):
                 batches = state["samples"] // 8
-                super().load_state_dict({**state, "samples": batches * self._plan.global_batch})
+                super().load_state_dict({**state, "samples": batches * self.batch_size * self.world.dp_size})
 
         def make(world, batch_size):
             return PerBatch(subjects.Plain(40), batch_size, world=world)

@@ -199,6 +199,6 @@ def test_resuming_at_nine_tenths_of_a_billion_reads_only_what_comes_next(run, tm
     assert script.end() == 0
     reads = np.fromfile(log, dtype=np.int64)
     # Inline, up to four steps are gathered in one call by then; lanes are `prefetch` ahead of the third step.
-    ahead = order._plan.order.ids(0, np.arange(900_000_000, 900_000_000 + batch * (3 + prefetch + 1)))
+    ahead = order._assignment._plan.order.ids(0, np.arange(900_000_000, 900_000_000 + batch * (3 + prefetch + 1)))
     assert set(expected) <= set(reads.tolist()) <= set(ahead.tolist())
     assert len(reads) == len(set(reads.tolist()))

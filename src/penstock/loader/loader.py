@@ -1,25 +1,25 @@
 """StreamingDataLoader: the public face of the engine.
 
-It owns three things: the plan (built at first use, when the world is known), the cursor (a few
-integers, moved when a batch is handed out), and the engine that makes batches. A checkpoint of it
-is the cursor and what it belongs to, nothing else.
+It owns two things: the assignment, which decides what comes next and remembers how far the trainer
+is, and the engine that makes batches of it. A checkpoint is what the assignment remembers, nothing else.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any, Literal, get_args
 
 from penstock.errors import ConfigError, LoaderClosed
-from penstock.loader.engine import Engine, InlineEngine, LaneEngine, planned, run_ahead
+from penstock.loader.assignment import Assignment, Planned
+from penstock.loader.engine import Engine, InlineEngine, LaneEngine, run_ahead
 from penstock.loader.processes import ProcessLane
-from penstock.loader.recipe import Made, Policy, Recipe
+from penstock.loader.recipe import Policy, Recipe
 from penstock.loader.settings import (
     build_order,
     check_collate,
@@ -29,12 +29,11 @@ from penstock.loader.settings import (
     check_workers,
     refuse_unknown,
 )
-from penstock.loader.state import read_state, write_state
 from penstock.loader.stats import BatchInfo, LoaderStats
 from penstock.loader.threads import ThreadLane
 from penstock.loader.transfer import Mover
-from penstock.loader.world import detect_world
-from penstock.plan.plan import Cursor, Plan, Remainder, Share
+from penstock.loader.world import WorldOnce
+from penstock.plan.plan import Remainder
 from penstock.types import World, check_choice, check_device, check_int
 
 Transform = Callable[..., Any]
@@ -121,10 +120,6 @@ class StreamingDataLoader:
         self.seed = check_int("seed", seed, minimum=0)
         self.timeout = check_timeout(timeout)
         self.stats = LoaderStats()
-        self._global_batch_size = global_batch_size
-        self._remainder = check_remainder(drop_last, remainder)
-        self._world = world
-        self._detects_world = world is None
         self._workers, self._worker_type = check_workers(dataset, num_workers, worker_type)
         self._prefetch = 2 * max(1, self._workers) if prefetch is None else check_int("prefetch", prefetch, minimum=1)
         check_choice("on_error", on_error, get_args(Policy))
@@ -136,18 +131,22 @@ class StreamingDataLoader:
             self.batch_size = check_int("batch_size", 1 if batch_size is None else batch_size, minimum=1)
         else:
             check_int("global_batch_size", global_batch_size, minimum=1)
-        self._order = build_order(dataset, shuffle, seed, window, length_bucket)
         transforms = check_transforms(transform)
         check_collate(collate_fn)
         self._recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=seed)
         check_choice("pin_memory", pin_memory, (True, False))
         self._pin_memory = pin_memory
         self._device = check_device(device)
-        self._known_plan: Plan | None = None
-        self._start = Cursor()
-        # The last batch handed out since `_start`, as (share, step, made): cheaper to keep than a cursor a batch.
-        self._at: tuple[Share, int, Made | None] | None = None
-        self._last: tuple[Share, int, Made | None] | None = None
+        self._world = WorldOnce(world)
+        self._assignment: Assignment = Planned(
+            dataset,
+            build_order(dataset, shuffle, seed, window, length_bucket),
+            seed=seed,
+            remainder=check_remainder(drop_last, remainder),
+            batch_size=self.batch_size,
+            global_batch_size=global_batch_size,
+            world=self._world,
+        )
         self._engine: Engine | None = None
         self._engine_pid = 0
         self._turn: object = None
@@ -155,7 +154,7 @@ class StreamingDataLoader:
 
     def __len__(self) -> int:
         """Count the batches of a whole epoch, on this rank as on every other."""
-        return self._plan.num_batches()
+        return self._assignment.num_batches()
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the rest of the epoch; nothing happens before the first `next`."""
@@ -163,14 +162,12 @@ class StreamingDataLoader:
 
     def __repr__(self) -> str:
         # Nothing that would detect the world, or count: a loader may be printed before its process group is there.
-        by_rank = self.batch_size is not None
-        size = f"batch_size={self.batch_size}" if by_rank else f"global_batch_size={self._global_batch_size}"
-        what = f"{self._order.num_samples:,} samples of {type(self.dataset).__name__}, {size}, order {self._order.name}"
-        return f"StreamingDataLoader({what}: at sample {self._cursor.samples:,} of epoch {self._cursor.epoch})"
+        return f"StreamingDataLoader({self._assignment.description})"
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy stands where this one stands and has workers of its own when it is used.
-        return {**self.__dict__, "_engine": None, "_finalizer": None, "_turn": None}
+        assignment = copy.copy(self._assignment)
+        return {**self.__dict__, "_assignment": assignment, "_engine": None, "_finalizer": None, "_turn": None}
 
     def __enter__(self) -> StreamingDataLoader:
         return self
@@ -181,14 +178,12 @@ class StreamingDataLoader:
     @property
     def world(self) -> World:
         """This process's place among those that train; detected at first use unless it was given."""
-        if self._world is None:
-            self._world = detect_world()
-        return self._world
+        return self._world.get()
 
     @property
     def epoch(self) -> int:
         """The epoch the next batch belongs to; a finished one ends when its iterator does."""
-        return self._cursor.epoch
+        return self._assignment.epoch
 
     @property
     def batch_info(self) -> BatchInfo:
@@ -197,14 +192,14 @@ class StreamingDataLoader:
         Raises:
             LoaderClosed: none has been handed out yet.
         """
-        if (last := self._at or self._last) is None:
+        if (last := self._assignment.at or self._assignment.last) is None:
             raise LoaderClosed("no batch has been handed out yet, so there is nothing to say of it")
         return BatchInfo.of(*last)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; does nothing if the cursor is in that epoch already."""
-        if check_int("epoch", epoch, minimum=0) != self._cursor.epoch:
-            self._move(Cursor(epoch=epoch))
+        if self._assignment.set_epoch(check_int("epoch", epoch, minimum=0)):
+            self._turn = None
 
     def state_dict(self) -> dict[str, Any]:
         """Say where the stream stands: after the last batch handed out, whatever is in flight.
@@ -213,7 +208,7 @@ class StreamingDataLoader:
             A JSON-ready dict below 1 kB, equal on all ranks. Any rank's copy resumes any number of ranks,
             any batch size and any workers.
         """
-        return write_state(self._cursor, self._order, self.seed, getattr(self.dataset, "fingerprint", None))
+        return self._assignment.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where a state was saved; costs the same wherever that is.
@@ -221,22 +216,14 @@ class StreamingDataLoader:
         Raises:
             StateMismatch: it belongs to other data, another order or another seed; says what differs.
         """
-        cursor = read_state(state, self._order, self.seed, getattr(self.dataset, "fingerprint", None))
-        self._move(cursor)
+        self._assignment.load_state_dict(state)
+        self._turn = None
 
     def explain(self) -> str:
         """Describe in words what this loader does and how."""
-        plan, world = self._plan, self.world
         workers = f"{self._workers} {self._worker_type} workers, {self._prefetch} batches ahead"
-        name, rank, size = type(self.dataset).__name__, world.dp_rank, world.dp_size
-        lines = [
-            f"{plan.num_samples:,} samples of {name}, {plan.num_batches():,} global batches of {plan.global_batch:,}",
-            f"remainder {plan.remainder}, order {self._order.name}, seed {self.seed}",
-            f"next: sample {self._cursor.samples:,} of epoch {self._cursor.epoch}",
-            f"data-parallel rank {rank} of {size} takes rows {rank}::{size}, {plan.global_batch // size:,} a batch",
-            "made in the trainer's own thread, when asked for" if self._workers == 0 else f"made by {workers}",
-        ]
-        return "\n".join(lines)
+        where = "made in the trainer's own thread, when asked for" if self._workers == 0 else f"made by {workers}"
+        return "\n".join([*self._assignment.explain(), where])
 
     def close(self) -> None:
         """End workers and threads, within a second; the loader can be iterated again afterwards."""
@@ -245,43 +232,16 @@ class StreamingDataLoader:
             self._finalizer()
         self._engine = self._finalizer = None
 
-    @property
-    def _cursor(self) -> Cursor:
-        """Where the stream stands: after the last batch handed out."""
-        return self._start if self._at is None else self._at[0].after(self._at[1])
-
-    def _move(self, cursor: Cursor) -> None:
-        """Go to another place; iterators that are open end."""
-        self._turn = None
-        self._last = self._at or self._last
-        self._start, self._at = cursor, None
-
-    @property
-    def _plan(self) -> Plan:
-        if self._known_plan is None:
-            size = self._global_batch_size
-            if size is None:
-                assert self.batch_size is not None
-                size = self.batch_size * self.world.dp_size
-            elif size % self.world.dp_size:
-                raise ConfigError(f"global_batch_size {size} is not a multiple of the {self.world.dp_size} ranks")
-            self._known_plan = Plan(order=self._order, global_batch=size, remainder=self._remainder)
-        return self._known_plan
-
     def _batches(self) -> Iterator[Any]:
         """Hand out the rest of the epoch, moving the cursor with each batch."""
         clock, stats = time.perf_counter, self.stats
         asked = clock()
-        if self._at is not None and self._plan.num_batches(self._cursor.samples) == 0:
-            # The last batch was taken by somebody who counted and did not ask whether there are more.
-            self._move(self._plan.next_epoch(self._cursor))
         turn = self._turn = object()
         mover = Mover(self._device, self._pin_memory)
-        deliveries = self._open_engine().run(self._cursor)
-        if not mover.is_idle:
-            deliveries = run_ahead(deliveries, mover)
+        assignment, engine = self._assignment, self._open_engine()
+        make = engine.run if mover.is_idle else lambda cursor: run_ahead(engine.run(cursor), mover)
         try:
-            for delivery in deliveries:
+            for delivery in assignment.run(make):
                 batch, share, step, num_samples, num_bytes, made = delivery
                 stats.batches += 1
                 stats.samples += num_samples
@@ -293,7 +253,7 @@ class StreamingDataLoader:
                 # While the trainer works, nothing here may keep its batch, and so its buffer, alive.
                 del delivery
                 # Last of all: an interrupt before this line leaves the batch to whoever asks next.
-                self._at = share, step, made
+                assignment.at = share, step, made
                 yield batch
                 del batch
                 now = clock()
@@ -304,7 +264,7 @@ class StreamingDataLoader:
                         "this iterator was overtaken: another iterator, set_epoch, load_state_dict or close came after "
                         "it. A loader has one cursor, so one iterator at a time moves it"
                     )
-            self._move(self._plan.next_epoch(self._cursor))
+            self._turn = None
         except GeneratorExit:
             raise
         except BaseException:
@@ -316,31 +276,22 @@ class StreamingDataLoader:
     def _open_engine(self) -> Engine:
         """Open the engine, or go on with the one that is open."""
         if self._engine is not None and self._engine_pid == os.getpid():
-            self._check_world()
+            self._world.check()
             return self._engine
-        plan, world, recipe = self._plan, self.world, self._recipe
-        self._check_world()
+        walk, recipe = self._assignment.walk(), self._recipe
+        self._world.check()
         if self._workers == 0:
-            self._engine = InlineEngine(planned(plan, world), recipe)
+            self._engine = InlineEngine(walk, recipe)
         else:
             lane = (
                 ThreadLane(recipe, self._workers)
                 if self._worker_type == "thread"
-                else ProcessLane(recipe, partial(plan.share, world=world), self._workers)
+                else ProcessLane(recipe, self._assignment.share_at(), self._workers)
             )
-            self._engine = LaneEngine(planned(plan, world), recipe, lane, ahead=self._prefetch, timeout=self.timeout)
+            self._engine = LaneEngine(walk, recipe, lane, ahead=self._prefetch, timeout=self.timeout)
         self._engine_pid = os.getpid()
         self._finalizer = weakref.finalize(self, _close_in, self._engine_pid, self._engine)
         return self._engine
-
-    def _check_world(self) -> None:
-        """Refuse to go on if the world was detected too early and has changed since."""
-        if self._detects_world and self._world is not None and (now := detect_world()) != self._world:
-            raise ConfigError(
-                f"this loader was first used as data-parallel rank {self._world.dp_rank} of {self._world.dp_size}, but "
-                f"now this is rank {now.dp_rank} of {now.dp_size}: use it between init_process_group and "
-                "destroy_process_group only, or pass world="
-            )
 
 
 def _close_in(pid: int, engine: Engine) -> None:

@@ -62,3 +62,30 @@ def _from_torchrun() -> tuple[int, int] | None:
         raise ConfigError(
             f"RANK and WORLD_SIZE must be integers, got {values['RANK']!r} and {values['WORLD_SIZE']!r}"
         ) from None
+
+
+class WorldOnce:
+    """A process's place: given, or detected at first use and then the same.
+
+    Args:
+        world: None detects it.
+    """
+
+    def __init__(self, world: World | None) -> None:
+        self._world = world
+        self._detects = world is None
+
+    def get(self) -> World:
+        """Give the place, detecting it now if it is not known yet."""
+        if self._world is None:
+            self._world = detect_world()
+        return self._world
+
+    def check(self) -> None:
+        """Refuse to go on if the place was detected too early and has changed since."""
+        if self._detects and self._world is not None and (now := detect_world()) != self._world:
+            raise ConfigError(
+                f"this loader was first used as data-parallel rank {self._world.dp_rank} of {self._world.dp_size}, but "
+                f"now this is rank {now.dp_rank} of {now.dp_size}: use it between init_process_group and "
+                "destroy_process_group only, or pass world="
+            )
