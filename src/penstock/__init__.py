@@ -13,11 +13,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": (
         "BadBlock BadManifest BadRecord ConfigError FormatError LedgerError LoaderClosed LoaderTimeout ObjectChanged "
-        "ObjectMissing PenstockError PlanError SampleError StateMismatch StoreError WorkerDied"
+        "ObjectMissing PenstockError PlanError SampleError StaleClaim StateMismatch StoreError WorkerDied"
     ),
     "types": "Dataset World",
     "plan.permutation": "permute",
     "plan.plan": "Cursor Plan",
+    "ledger.chunk_tracker": "ChunkTracker",
     "seeds": "rng",
     "transforms.tokenizer": "Tokenizer",
     "transforms.tokenize_text": "TokenizeText",
@@ -32,6 +33,7 @@ _HOMES = {
     "loader.text": "create_dataloaders",
     "train.checkpoints": "load_checkpoint load_training_checkpoint save_best save_training_checkpoint",
     "train.config": "TrainingConfig read_config",
+    "train.rollout": "chunked_segment_rollout recommend_chunk_size recommend_dataset_chunk_size",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

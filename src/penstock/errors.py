@@ -5,7 +5,7 @@ already means the same thing, ours is also one of those, so `except FileNotFound
 
     PenstockError
      ├ ConfigError(ValueError)   ├ StoreError(OSError)    ├ FormatError(ValueError)
-     ├ PlanError(ValueError)     ├ LedgerError            ├ SampleError
+     ├ PlanError(ValueError)     ├ LedgerError · StaleClaim   ├ SampleError
      └ LoaderTimeout(TimeoutError) · LoaderClosed · WorkerDied
 """
 
@@ -30,8 +30,16 @@ class ObjectMissing(StoreError, FileNotFoundError):
     """The object asked for does not exist."""
 
 
+class AccessDenied(StoreError, PermissionError):
+    """The store knows who is asking, or that nobody is, and refuses: a token or a permission is missing."""
+
+
 class ObjectChanged(StoreError):
     """The object is no longer the one that was recorded."""
+
+
+class StoreUnavailable(StoreError):
+    """The store could not be reached, or kept failing, for as long as it was worth trying."""
 
 
 class FormatError(PenstockError, ValueError):
@@ -75,6 +83,10 @@ class StateMismatch(PlanError):
 
 class LedgerError(PenstockError):
     """A claim or a completion could not be recorded."""
+
+
+class StaleClaim(LedgerError):
+    """A claim no longer holds: its lease has ended, or its chunk was opened again. The work does not count."""
 
 
 class SampleError(PenstockError):

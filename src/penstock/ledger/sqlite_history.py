@@ -1,0 +1,94 @@
+"""Going back in an SQLite ledger, taking it away, and filling a new one: whole tables, and rarely."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from penstock.errors import LedgerError
+from penstock.ledger.ledger import Completion, Snapshot, free_ranges, too_old
+
+
+def reopen_after(db: sqlite3.Connection, sequence: int) -> int:
+    """Undo what was recorded after a number: completions, offsets, epochs. The numbers themselves go on."""
+    (now,) = db.execute("SELECT sequence FROM meta").fetchone()
+    if sequence > now:
+        raise too_old(sequence, now)
+    (epoch,) = db.execute("SELECT max(epoch) FROM epoch WHERE sequence <= ?", (sequence,)).fetchone()
+    undone = db.execute("DELETE FROM done WHERE sequence > ? RETURNING epoch, block, chunk", (sequence,)).fetchall()
+    for table in ("epoch", "block", "free", "lease"):
+        db.execute(f"DELETE FROM {table} WHERE epoch > ?", (epoch,))
+    kept = [unit for unit in undone if unit[0] <= epoch]
+    db.executemany("INSERT INTO free VALUES (?, ?, ?, ? + 1, 0, 0)", [(*unit, unit[2]) for unit in kept])
+    db.executemany("UPDATE block SET done = done - 1 WHERE epoch = ? AND block = ?", [unit[:2] for unit in kept])
+    for table in ("free", "lease"):
+        db.execute(f"UPDATE {table} SET sample_offset = 0, recorded = 0 WHERE recorded > ?", (sequence,))
+    db.execute("UPDATE meta SET sequence = sequence + 1, epoch = ?", (epoch,))
+    _count_again(db)
+    return len(undone)
+
+
+def snapshot(db: sqlite3.Connection) -> Snapshot:
+    """Read all that is known."""
+    ledger_id, epoch, sequence, num_blocks = db.execute(
+        "SELECT ledger_id, epoch, sequence, num_blocks FROM meta"
+    ).fetchone()
+    begun = "SELECT epoch, block, chunk, sample_offset, recorded FROM {} WHERE sample_offset > 0"
+    rows = db.execute("SELECT sequence, epoch, block, chunk, gpu, optimizer_step, steps FROM done ORDER BY sequence")
+    return Snapshot(
+        ledger_id=ledger_id,
+        epoch=epoch,
+        sequence=sequence,
+        num_blocks=num_blocks,
+        epochs=db.execute("SELECT epoch, sequence FROM epoch ORDER BY epoch").fetchall(),
+        blocks=db.execute("SELECT epoch, block, chunks FROM block ORDER BY epoch, block").fetchall(),
+        partial=sorted(db.execute(f"{begun.format('free')} UNION ALL {begun.format('lease')}").fetchall()),
+        completions=[
+            Completion(
+                sequence=row[0],
+                epoch=row[1],
+                block_id=row[2],
+                chunk_id=row[3],
+                gpu_id=row[4],
+                optimizer_step=row[5],
+                steps=row[6],
+            )
+            for row in rows
+        ],
+    )
+
+
+def restore(db: sqlite3.Connection, snapshot: Snapshot) -> None:
+    """Fill a ledger that knows nothing yet."""
+    sequence, blocks = db.execute("SELECT sequence, (SELECT count(*) FROM block) FROM meta").fetchone()
+    if sequence or blocks:
+        raise LedgerError(
+            "this ledger has granted chunks already, and an import would contradict it: import into a new one "
+            "(another state_file), before anything is claimed"
+        )
+    db.execute(
+        "UPDATE meta SET ledger_id = ?, epoch = ?, sequence = ?, num_blocks = ?",
+        (snapshot.ledger_id, snapshot.epoch, snapshot.sequence, snapshot.num_blocks),
+    )
+    db.execute("DELETE FROM epoch")
+    db.executemany("INSERT INTO epoch VALUES (?, ?)", snapshot.epochs)
+    db.executemany(
+        "INSERT INTO done VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            (one.sequence, one.epoch, one.block_id, one.chunk_id, one.gpu_id, one.optimizer_step, one.steps)
+            for one in snapshot.completions
+        ),
+    )
+    db.executemany("INSERT INTO block VALUES (?, ?, ?, 0)", snapshot.blocks)
+    db.execute(
+        "UPDATE block SET done = "
+        "(SELECT count(*) FROM done WHERE done.epoch = block.epoch AND done.block = block.block)"
+    )
+    db.executemany("INSERT INTO free VALUES (?, ?, ?, ?, ?, ?)", free_ranges(snapshot))
+    _count_again(db)
+
+
+def _count_again(db: sqlite3.Connection) -> None:
+    db.execute(
+        "UPDATE meta SET (chunks_done, steps, optimizer_step) = "
+        "(SELECT count(*), coalesce(sum(steps), 0), coalesce(max(optimizer_step), 0) FROM done)"
+    )
