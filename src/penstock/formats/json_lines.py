@@ -99,7 +99,7 @@ def _read_carefully(block: np.ndarray, field: str, starts: np.ndarray, ends: np.
 def read_json_array(content: bytes, field: str) -> Column | None:
     """Read the texts of a file that is one JSON array of objects; None if it is no such thing."""
     try:
-        values = _parsed(content)
+        values = parse_json(content)
     except ValueError:
         return None
     if not isinstance(values, list):
@@ -121,7 +121,7 @@ def _column(texts: Sequence[bytes | tuple[str, str]], lines: Iterable[int]) -> C
 
 def _text_of_line(raw: bytes, field: str) -> bytes | tuple[str, str]:
     try:
-        return _text_of(_parsed(raw), field)
+        return _text_of(parse_json(raw), field)
     except UnicodeDecodeError as error:
         return "invalid-utf8", f"byte {error.start} of the line is not UTF-8 ({error.reason})"
     except ValueError as error:
@@ -140,7 +140,7 @@ def _text_of_fast_line(raw: bytes, field: str) -> bytes | None:
     return None if column is None else column.data[column.offsets[0] : column.offsets[1]].tobytes()
 
 
-def _parsed(raw: bytes) -> Any:
+def parse_json(raw: bytes) -> Any:
     """Parse JSON as Python does.
 
     The quick parser refuses whole records for half a surrogate pair or a NaN in any field, and Python's
