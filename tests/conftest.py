@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from servers.hub_process import Hub
 
 # Workers are given this process's path, so what lies here unpickles in them.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -22,3 +27,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running Hub of this test's own, empty, which HF_ENDPOINT points to: see `servers/hub_process.py`."""
+    from servers.hub_process import Hub, hub_environment
+
+    started = Hub(tmp_path / "hub")
+    for name, value in hub_environment(started.url, tmp_path / "hf-home").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield started
+    started.kill()

@@ -12,14 +12,17 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": (
-        "BadBlock BadManifest BadRecord ConfigError FormatError LedgerError LoaderClosed LoaderTimeout ObjectChanged "
-        "ObjectMissing PenstockError PlanError SampleError StaleClaim StateMismatch StoreError WorkerDied"
+        "AccessDenied BadBlock BadManifest BadRecord ConfigError FormatError LedgerError LoaderClosed LoaderTimeout "
+        "ObjectChanged ObjectMissing PenstockError PlanError SampleError StaleClaim StateMismatch StoreError "
+        "StoreUnavailable WorkerDied"
     ),
     "types": "Dataset World",
     "plan.permutation": "permute",
     "plan.plan": "Cursor Plan",
     "ledger.chunk_tracker": "ChunkTracker",
     "seeds": "rng",
+    "store.store": "open_store",
+    "store.ranged_file": "open_file",
     "transforms.tokenizer": "Tokenizer",
     "transforms.tokenize_text": "TokenizeText",
     "prep.tokenize": "tokenize",

@@ -1,0 +1,198 @@
+"""Objects over the network and in memory, through obstore: S3, Google Cloud, Azure, HTTP.
+
+The one file that knows obstore: its clients, and what its errors mean. Its own retries are off, since
+they neither wait as long as a server asks to nor say how often they tried (`requests.persist` does).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
+from penstock.store.requests import Transient
+from penstock.store.urls import HTTP, Place, redact
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+REQUEST_S = timedelta(minutes=15)
+CONNECT_S = timedelta(seconds=10)
+_MISSING_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
+_REASONS = (
+    ("dns error", "the host is not known"),
+    ("Connection refused", "the connection was refused"),
+    ("IncompleteBody", "the connection ended in the middle of the body"),
+    ("kind: Interrupted", "the connection ended in the middle of the body"),
+    ("kind: Timeout", "no answer within the time-out"),
+    ("TimedOut", "no answer within the time-out"),
+    ("certificate", "the server's certificate is not trusted"),
+)
+_memory: dict[str, Any] = {}
+_memory_lock = threading.Lock()
+
+
+def connect(place: Place, headers: Mapping[str, str], timeout_s: float, options: Mapping[str, Any]) -> ObjectStore:
+    """Give a client for a place's root; places of one root and the same options share its connections.
+
+    Args:
+        place: where to.
+        headers: sent with each request.
+        timeout_s: longest silence of a server.
+        options: what obstore's constructor of that store takes, such as region, endpoint, access_key_id.
+
+    Raises:
+        ConfigError: an option that this store does not have.
+    """
+    if place.scheme == "memory":
+        from obstore.store import MemoryStore
+
+        with _memory_lock:
+            return _memory.setdefault(place.root, MemoryStore())
+    try:
+        return _client(place.scheme, place.root, tuple(headers.items()), timeout_s, tuple(sorted(options.items())))
+    except TypeError:
+        # An option that can't be hashed, such as a function that renews credentials: a client of its own.
+        return _build(place.scheme, place.root, dict(headers), timeout_s, dict(options))
+
+
+@lru_cache(maxsize=64)
+def _client(scheme: str, root: str, headers: tuple, timeout_s: float, options: tuple) -> ObjectStore:
+    return _build(scheme, root, dict(headers), timeout_s, dict(options))
+
+
+def _build(scheme: str, root: str, headers: dict[str, str], timeout_s: float, options: dict[str, Any]) -> ObjectStore:
+    from obstore.exceptions import BaseError
+    from obstore.store import HTTPStore, from_url
+
+    client = {
+        "timeout": REQUEST_S,
+        "connect_timeout": min(CONNECT_S, timedelta(seconds=timeout_s)),
+        "read_timeout": timedelta(seconds=timeout_s),
+        "allow_http": True,
+        **({"default_headers": headers} if headers else {}),
+        **options.pop("client_options", {}),
+    }
+    never = {"max_retries": 0}
+    try:
+        # from_url would take some https hosts for clouds.
+        if scheme in HTTP:
+            return HTTPStore(root, client_options=client, retry_config=never, **options)
+        return from_url(root, client_options=client, retry_config=never, **options)
+    except (BaseError, TypeError, ValueError) as error:
+        raise ConfigError(f"cannot open {redact(root)}: {_first_line(error)}") from None
+
+
+async def fetch(
+    store: ObjectStore, key: str, start: int | None, stop: int | None, etag: str | None
+) -> tuple[bytes, Mapping[str, Any] | None]:
+    """Read an object, or bytes [start, stop) of it.
+
+    Returns:
+        The bytes, and the object's description (path, size, e_tag) where it was sent with them: always
+        if `etag` is given or the whole object is read.
+
+    Raises:
+        Transient: a failure that may pass.
+        ObjectMissing, AccessDenied, ObjectChanged, StoreError: one that will not; without the URL.
+    """
+    import obstore
+
+    try:
+        if start is not None and stop is not None and etag is None:
+            data = await obstore.get_range_async(store, key, start=start, end=stop)
+            return data.to_bytes(), None
+        ranged: Any = None if start is None else {"range": (start, stop)}
+        result = await obstore.get_async(store, key, options=ranged)
+        return (await result.bytes_async()).to_bytes(), result.meta
+    except Exception as error:
+        raise meaning(error) from error
+
+
+async def describe(store: ObjectStore, key: str) -> Mapping[str, Any]:
+    """Read an object's description: path, size, e_tag, last_modified. Raises as `fetch` does."""
+    import obstore
+
+    try:
+        return await obstore.head_async(store, key)
+    except Exception as error:
+        raise meaning(error) from error
+
+
+async def write(store: ObjectStore, key: str, data: bytes) -> None:
+    """Write an object in one piece: it is there whole, or not at all. Raises as `fetch` does."""
+    import obstore
+
+    try:
+        await obstore.put_async(store, key, data, use_multipart=False)
+    except Exception as error:
+        raise meaning(error) from error
+
+
+async def next_page(pages: Any) -> list[Mapping[str, Any]] | None:
+    """Read the next descriptions of a listing; None after the last. Raises as `fetch` does."""
+    try:
+        return list(await anext(pages))
+    except StopAsyncIteration:
+        return None
+    except Exception as error:
+        raise meaning(error) from error
+
+
+def listing(store: ObjectStore, prefix: str) -> Any:
+    """Begin a listing of all objects below a prefix; its pages come from `next_page`."""
+    import obstore
+
+    return aiter(obstore.list(store, prefix or None, chunk_size=1000))
+
+
+def meaning(error: Exception) -> Exception:
+    """Say in our terms what an error of obstore means."""
+    from obstore import exceptions
+
+    text = str(error)
+    reason = _reason(text)
+    if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
+        return BucketMissing(reason) if _MISSING_BUCKET.search(text) else ObjectMissing(reason)
+    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+        return AccessDenied(reason)
+    if isinstance(error, exceptions.PreconditionError | exceptions.NotModifiedError):
+        return ObjectChanged(reason)
+    if isinstance(error, exceptions.NotSupportedError) and "Range" in text:
+        return StoreError("the server answers a request for a range with the whole object; use one that serves ranges")
+    if not isinstance(error, exceptions.GenericError):
+        return StoreError(reason) if isinstance(error, exceptions.BaseError) else error
+    if "169.254.169.254" in text or "InstanceMetadata" in text:
+        return AccessDenied("no credentials were found: give them as storage options or in the environment")
+    status = re.search(r"status code: (\d{3})", text)
+    if status is None:
+        return Transient(reason)
+    code = int(status[1])
+    passes = code >= 500 or code in (408, 425, 429)
+    return Transient(reason, code) if passes else StoreError(reason)
+
+
+class BucketMissing(ObjectMissing):
+    """Not the object is missing but what should hold it."""
+
+
+def _reason(text: str) -> str:
+    """Pick what a reader wants to know from an error of obstore."""
+    status = re.search(r"status code: (\d{3} [^:\n]*)", text)
+    if status:
+        return f"the server says {status[1].strip()}"
+    return next((words for sign, words in _REASONS if sign in text), _first_line(text))
+
+
+def _first_line(error: object) -> str:
+    lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
+    return redact(next((line for line in lines if line), "unknown error"))[:300]
+
+
+def described(meta: Mapping[str, Any]) -> tuple[int, str | None, datetime | None, str | None]:
+    """Give an object's size, etag, time of change and version, as obstore describes it."""
+    return meta["size"], meta["e_tag"], meta["last_modified"], meta["version"]

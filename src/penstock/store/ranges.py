@@ -1,0 +1,60 @@
+"""Which requests fetch which ranges: arithmetic on byte ranges, no I/O.
+
+A request costs a round trip whatever its size, so ranges that lie close together are fetched as one,
+and a long range is cut into parts that travel side by side and fail alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+GAP_BYTES = 1 << 16
+"""Bytes nobody asked for that are cheaper to read than another request."""
+PART_BYTES = 16 << 20
+"""Longest range of one request."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A range to fetch, and the ranges asked for that lie in it."""
+
+    start: int
+    stop: int
+    members: tuple[int, ...]
+    """Places, in what was asked, of the ranges that this request serves."""
+
+
+def coalesce(starts: Sequence[int], stops: Sequence[int], *, gap: int = GAP_BYTES) -> list[Request]:
+    """Join half-open ranges that overlap, touch, or leave at most `gap` bytes between them.
+
+    A joined request does not grow beyond PART_BYTES; a single range longer than that stays as it is.
+    Empty ranges are left out.
+
+    >>> [(r.start, r.stop, r.members) for r in coalesce([90, 0, 10], [99, 10, 30], gap=5)]
+    [(0, 30, (1, 2)), (90, 99, (0,))]
+    """
+    joined: list[Request] = []
+    for place in sorted(range(len(starts)), key=starts.__getitem__):
+        start, stop = starts[place], stops[place]
+        if stop <= start:
+            continue
+        last = joined[-1] if joined else None
+        if last is not None and start - last.stop <= gap and max(stop, last.stop) - last.start <= PART_BYTES:
+            joined[-1] = Request(start=last.start, stop=max(stop, last.stop), members=(*last.members, place))
+        else:
+            joined.append(Request(start=start, stop=stop, members=(place,)))
+    return joined
+
+
+def parts(start: int, stop: int, size: int = PART_BYTES) -> list[tuple[int, int]]:
+    """Cut [start, stop) into ranges of at most `size` bytes, as equal as they can be.
+
+    >>> parts(5, 25, 8)
+    [(5, 11), (11, 18), (18, 25)]
+    """
+    length = stop - start
+    count = max(1, -(-length // size))
+    ends = [start + length * number // count for number in range(count + 1)]
+    return list(pairwise(ends))

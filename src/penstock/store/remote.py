@@ -1,0 +1,266 @@
+"""Objects behind a network: what a request is, when it is repeated, and what its failure means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
+from penstock.store import objects
+from penstock.store.hub import HubAccess, file_facts, hub_access, hub_commit, hub_tree, refusal
+from penstock.store.probe import Answer, probe
+from penstock.store.ranges import coalesce, parts
+from penstock.store.requests import Patience, Transient, persist, run, slots
+from penstock.store.store import ObjectInfo
+from penstock.store.urls import HTTP, Place
+
+T = TypeVar("T")
+TIMEOUT_S = 30.0
+
+
+class RemoteStore:
+    """The objects below a URL of a network or of memory; see `penstock.store.store.Store`.
+
+    Args:
+        place: the URL, taken apart.
+        timeout_s: longest silence of the server.
+        retries: attempts after a first that failed in a way that may pass.
+        headers: sent with each request (HTTP and Hub).
+        options: see `open_store`.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = Patience().retries,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(timeout_s, int | float) or timeout_s <= 0:
+            raise ConfigError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
+        if headers and place.scheme not in (*HTTP, "hf"):
+            raise ConfigError(f"headers are for http(s):// and hf://, not for {place.scheme}://")
+        self._place, self._at = place, place
+        self._headers = dict(headers or {})
+        self._patience = Patience(retries=retries)
+        self._hub: HubAccess | None = None
+        if place.scheme == "hf":
+            who = {name: options.pop(name, None) for name in ("endpoint", "token")}
+            self._hub = hub_access(place, timeout_s=timeout_s, patience=self._patience, **who)
+            self._at = self._hub.files_at(place.key)
+            self._headers |= self._hub.headers
+        self._client = objects.connect(self._at, self._headers, float(timeout_s), options)
+
+    def __repr__(self) -> str:
+        return f"RemoteStore({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without credentials."""
+        return self._place.shown()
+
+    def get(self, path: str = "") -> bytes:
+        """Read an object whole."""
+        self._pin()
+        return run(self._get(path, None, None, None))
+
+    def get_range(self, path: str, start: int, stop: int, *, etag: str | None = None) -> bytes:
+        """Read bytes [start, stop) of an object; long ranges travel in parts, side by side."""
+        return self.get_ranges(path, [start], [stop], etag=etag)[0]
+
+    def get_ranges(
+        self, path: str, starts: Sequence[int], stops: Sequence[int], *, etag: str | None = None
+    ) -> list[bytes]:
+        """Read many ranges of an object, side by side, close ones in one request."""
+        etag = None if self._pin() else etag
+        requests = coalesce(starts, stops)
+        pieces = [
+            (number, part) for number, request in enumerate(requests) for part in parts(request.start, request.stop)
+        ]
+
+        async def gather() -> list[bytes]:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._get(path, start, stop, etag)) for _, (start, stop) in pieces]
+            return [task.result() for task in tasks]
+
+        arrived: list[list[bytes]] = [[] for _ in requests]
+        for (number, _), data in zip(pieces, run(_first_error(gather())), strict=True):
+            arrived[number].append(data)
+        found = [b""] * len(starts)
+        for request, chunks in zip(requests, arrived, strict=True):
+            whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            for member in request.members:
+                start, stop = starts[member] - request.start, stops[member] - request.start
+                found[member] = whole if stop - start == len(whole) else whole[start:stop]
+        return found
+
+    def head(self, path: str = "") -> ObjectInfo:
+        """Describe an object; on the Hub `version` is the commit and `etag` what identifies the content."""
+        if self._pin():
+            size, tag, commit = file_facts(run(self._persist(path, "HEAD", self._headers_of)))
+            return ObjectInfo(path=path, size=size, etag=tag, version=commit)
+        size, etag, changed, version = objects.described(
+            run(self._persist(path, "HEAD", lambda key: objects.describe(self._client, key)))
+        )
+        return ObjectInfo(path=path, size=size, etag=etag, last_modified=changed, version=version)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Describe all objects below a prefix, however deep, page by page.
+
+        Raises:
+            ConfigError: web servers have no listing.
+        """
+        if self._place.scheme in HTTP:
+            raise ConfigError(f"{self.url} is a web server, which has no listing: name the files")
+        if self._place.scheme == "hf":
+            yield from self._list_hub(prefix)
+            return
+        base = self._key(prefix)
+        pages = objects.listing(self._client, base)
+        below = len(self._at.key) + 1 if self._at.key else 0
+        while True:
+            page = run(self._persist(prefix, "LIST", lambda _: objects.next_page(pages)))
+            if page is None:
+                return
+            for meta in page:
+                size, etag, changed, version = objects.described(meta)
+                name = meta["path"][below:]
+                yield ObjectInfo(path=name, size=size, etag=etag, last_modified=changed, version=version)
+
+    def _list_hub(self, prefix: str) -> Iterator[ObjectInfo]:
+        self._pin()
+        assert self._hub is not None
+        base = "/".join(part for part in (self._place.key, prefix.strip("/")) if part)
+        below = len(self._place.key) + 1 if self._place.key else 0
+        for name, size, content in hub_tree(self._hub, base):
+            yield ObjectInfo(path=name[below:], size=size, etag=content, version=self._hub.revision)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object in one piece.
+
+        Raises:
+            ConfigError: web servers and the Hub are only read.
+        """
+        if self._place.scheme in (*HTTP, "hf"):
+            raise ConfigError(f"{self.url} cannot be written: penstock only reads from {self._place.scheme}://")
+        run(self._persist(path, "PUT", lambda key: objects.write(self._client, key, data)))
+
+    def close(self) -> None:
+        """Nothing is held but connections, which stores of one root share and which close when idle."""
+
+    def _pin(self) -> bool:
+        """Make a store of the Hub one of the commit that its revision is now; tell whether it is such a store."""
+        if self._hub is not None and not self._hub.pinned:
+            self._hub = replace(self._hub, revision=hub_commit(self._hub))
+            self._at = self._hub.files_at(self._place.key)
+        return self._hub is not None
+
+    async def _headers_of(self, key: str) -> Answer:
+        """Ask the Hub itself about a file, not the host it would redirect to."""
+        answer = await self._ask(key)
+        if answer is None:
+            raise Transient("no connection")
+        if answer.status >= 500 or answer.status in (408, 425, 429):
+            raise Transient(f"the server says {answer.status}", answer.status)
+        if answer.status >= 400:
+            kinds = {401: AccessDenied, 403: AccessDenied, 404: ObjectMissing}
+            raise kinds.get(answer.status, StoreError)(f"the server says {answer.status}")
+        return answer
+
+    def _key(self, path: str) -> str:
+        path = path.strip("/")
+        return f"{self._at.key}/{path}" if self._at.key and path else self._at.key or path
+
+    async def _get(self, path: str, start: int | None, stop: int | None, etag: str | None) -> bytes:
+        async def request(key: str) -> bytes:
+            data, meta = await objects.fetch(self._client, key, start, stop, etag)
+            if etag is not None and meta is not None and meta["e_tag"] not in (etag, None):
+                raise ObjectChanged(f"it was {etag} when it was opened and is now {meta['e_tag']}")
+            if start is not None and stop is not None and len(data) != stop - start:
+                end = start + len(data)
+                raise StoreError(f"bytes {start:,} to {stop:,} were asked for, but it ends at {end:,}")
+            return data
+
+        return await self._persist(path, "GET", request)
+
+    async def _persist(self, path: str, verb: str, request: Callable[[str], Awaitable[T]]) -> T:
+        key = self._key(path)
+        what = f"{verb} {self._shown(path)}"
+
+        async def attempt() -> T:
+            async with slots():
+                return await request(key)
+
+        async def asked_wait_s() -> float | None:
+            answer = await self._ask(key)
+            return None if answer is None else answer.retry_after_s
+
+        try:
+            return await persist(what, attempt, self._patience, asked_wait_s)
+        except (ObjectMissing, AccessDenied, ObjectChanged) as error:
+            raise await self._explained(path, key, error) from error
+        except StoreError as error:
+            if str(error).startswith(what):
+                raise
+            raise StoreError(f"{what} failed: {error}") from error
+
+    async def _ask(self, key: str) -> Answer | None:
+        if self._at.scheme not in HTTP:
+            return None
+        return await probe(self._at.root, key, self._headers)
+
+    async def _explained(self, path: str, key: str, error: StoreError) -> StoreError:
+        """Say which object it was, why, and what to do."""
+        shown = self._shown(path)
+        if isinstance(error, ObjectChanged):
+            return ObjectChanged(f"{shown} changed while it was read: {error}. Start again from its beginning")
+        if self._hub is not None:
+            answer = await self._ask(key)
+            status = answer.status if answer else (404 if isinstance(error, ObjectMissing) else 403)
+            headers = answer.headers if answer else {}
+            if status < 400:
+                return type(error)(f"{shown}: {error}, but not when asked again; try again")
+            message = headers.get("x-error-message", str(error))
+            return refusal(self._hub, shown, status, headers.get("x-error-code", ""), message)
+        if isinstance(error, AccessDenied):
+            return AccessDenied(f"{shown} may not be read: {error}. {_CREDENTIALS.get(self._at.scheme, '')}")
+        if isinstance(error, objects.BucketMissing) or await self._bucket_is_missing():
+            return ObjectMissing(f"{shown} does not exist: there is no bucket or container {self._at.shown_root()}")
+        return ObjectMissing(f"{shown} does not exist")
+
+    async def _bucket_is_missing(self) -> bool:
+        """Find out what a bare 404 does not say: whether it is the object or the bucket that is missing."""
+        if self._at.scheme not in ("s3", "gs", "az"):
+            return False
+        try:
+            await objects.next_page(objects.listing(self._client, "penstock-no-such-prefix"))
+        except objects.BucketMissing:
+            return True
+        except Exception:  # noqa: BLE001
+            # Any other refusal leaves the first error as what is known.
+            return False
+        return False
+
+    def _shown(self, path: str) -> str:
+        return f"{self.url}/{path}" if path else self.url
+
+
+_CREDENTIALS = {
+    "s3": "Give access_key_id and secret_access_key as storage options or AWS_* variables, or skip_signature=True",
+    "gs": "Give service_account_path as a storage option, or GOOGLE_APPLICATION_CREDENTIALS, or skip_signature=True",
+    "az": "Give account_name and account_key or sas_key as storage options or AZURE_* variables",
+    "http": "Give headers={'Authorization': …} as a storage option",
+    "https": "Give headers={'Authorization': …} as a storage option",
+}
+
+
+async def _first_error(work: Awaitable[T]) -> T:
+    """Raise what failed first of what was begun together, instead of the group."""
+    try:
+        return await work
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from group.exceptions[0].__cause__

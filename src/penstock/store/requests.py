@@ -1,0 +1,211 @@
+"""How a request is carried out: on one thread, with a deadline, again if that can help.
+
+All requests of a process run on one event loop in a background thread. The caller waits for its
+answer and stays interruptible: Ctrl-C cancels what is in flight. At most MAX_REQUESTS are in flight.
+
+A failure that may pass (no connection, time-out, 408, 429, 5xx, a body cut short) is tried again
+after a growing, jittered wait, or after the time the server asks for. Everything else fails at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
+from random import SystemRandom
+from typing import Any, TypeVar
+
+from penstock.errors import StoreError, StoreUnavailable
+from penstock.types import check_int
+
+MAX_REQUESTS = 256
+STOP_S = 1.0
+
+T = TypeVar("T")
+_jitter = SystemRandom()
+
+
+class Transient(Exception):
+    """A failure that may pass.
+
+    Attributes:
+        status: the HTTP status, 0 where there was no answer.
+    """
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a request is worth trying."""
+
+    retries: int = 6
+    """Attempts after the first."""
+    first_wait_s: float = 0.2
+    longest_wait_s: float = 15.0
+    deadline_s: float = 180.0
+    """Seconds from the first attempt after which no other is begun."""
+
+    def __post_init__(self) -> None:
+        check_int("retries", self.retries, minimum=0)
+
+    def wait_s(self, attempt: int) -> float:
+        """Seconds to wait after an attempt (from 1): doubling, and at random so that clients do not march in step."""
+        longest = min(self.first_wait_s * 2 ** (attempt - 1), self.longest_wait_s)
+        return longest * _jitter.uniform(0.5, 1.0)
+
+
+class Tries:
+    """The attempts at one request: what to do after each that failed.
+
+    Args:
+        what: the request in words, for errors.
+        patience: how often and how long.
+    """
+
+    def __init__(self, what: str, patience: Patience) -> None:
+        self.what = what
+        self._patience = patience
+        self._started = time.monotonic()
+        self._count = 0
+
+    def failed(self, failure: Transient, asked_s: float | None) -> float:
+        """Count a failed attempt and say how many seconds to wait before the next.
+
+        Args:
+            failure: why it failed.
+            asked_s: how long the server asks to wait.
+
+        Raises:
+            StoreUnavailable: there is no next; says how often, how long, and why the last time.
+        """
+        self._count += 1
+        wait = max(self._patience.wait_s(self._count), asked_s or 0.0)
+        elapsed = time.monotonic() - self._started
+        if self._count <= self._patience.retries and elapsed + wait <= self._patience.deadline_s:
+            return wait
+        tries = f"{self._count} attempts in {elapsed:.1f} s" if self._count > 1 else "one attempt"
+        asked = f" and asks to wait {asked_s:,.0f} s" if asked_s else ""
+        raise StoreUnavailable(
+            f"{self.what} failed after {tries}: {failure}{asked}. Check the network and the address, then try again"
+        ) from failure
+
+
+async def persist(
+    what: str,
+    request: Callable[[], Awaitable[T]],
+    patience: Patience,
+    asked_wait_s: Callable[[], Awaitable[float | None]],
+) -> T:
+    """Carry out a request, and again while its failures may pass.
+
+    Args:
+        what: the request in words, for errors.
+        request: makes one attempt; raises Transient for what may pass.
+        patience: how often and how long.
+        asked_wait_s: finds out how long the server wants us to wait; asked after a 429 or a 503.
+
+    Raises:
+        StoreUnavailable: it kept failing.
+    """
+    tries = Tries(what, patience)
+    while True:
+        try:
+            return await request()
+        except Transient as failure:
+            asked_s = await asked_wait_s() if failure.status in (429, 503) else None
+            wait_s = tries.failed(failure, asked_s)
+        await asyncio.sleep(wait_s)
+
+
+class _Loop:
+    """The event loop that carries out this process's requests, begun at its first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._forked = False
+        self._slots: asyncio.Semaphore | None = None
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if self._forked:
+            work.close()
+            raise StoreError(
+                "this process was forked from one that had read from a store, and such a child cannot: start it "
+                'with multiprocessing.get_context("spawn") or "forkserver"'
+            )
+        with self._lock:
+            if self._loop is None:
+                self._start()
+            assert self._loop is not None
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _start(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._slots = asyncio.Semaphore(MAX_REQUESTS)
+        self._thread = threading.Thread(target=_run, args=[self._loop], name="penstock-requests", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._forked = True
+
+    def stop(self) -> None:
+        """Cancel what is in flight and end the thread, so that none of it outlives the interpreter."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = None
+        if self._forked or loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).add_done_callback(
+            lambda _: loop.call_soon_threadsafe(loop.stop)
+        )
+        thread.join(STOP_S)
+
+    def slots(self) -> asyncio.Semaphore:
+        assert self._slots is not None
+        return self._slots
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_loop = _Loop()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Carry out requests on the background thread and wait for their result; Ctrl-C cancels them.
+
+    Raises:
+        StoreError: this process was forked from one that had made requests.
+    """
+    future = _loop.submit(work)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def slots() -> asyncio.Semaphore:
+    """The places for requests in flight, to be held by each while it is; only on the background thread."""
+    return _loop.slots()

@@ -1,0 +1,91 @@
+"""Bytes by URL: one face for object stores, the Hub, web servers and disks.
+
+    open_store(url) ──▶ Store ── get · get_range · get_ranges · head · list ──▶ bytes, ObjectInfo
+
+Law: what a method returns is what the store holds, whole; or it raises, saying which URL, what was
+found and what to do. Retries, waits and time-outs live here and nowhere else. Credentials are
+options of one store, or come from its usual variables; they are in no message and no `repr`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from penstock.store.urls import parse_url
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectInfo:
+    """What a store says about an object without sending it."""
+
+    path: str
+    """Below the store's URL."""
+    size: int
+    etag: str | None = None
+    """Changes when the content does; None where the store has none."""
+    last_modified: datetime | None = None
+    version: str | None = None
+
+
+class Store(Protocol):
+    """Objects below one URL. Paths are relative to it; "" is the URL itself.
+
+    Methods may be called from any thread at the same time, not in a process forked after the first call.
+    All raise ObjectMissing, AccessDenied, ObjectChanged, StoreUnavailable, or StoreError for the rest.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without credentials."""
+
+    def get(self, path: str = "") -> bytes:
+        """Read an object whole."""
+
+    def get_range(self, path: str, start: int, stop: int, *, etag: str | None = None) -> bytes:
+        """Read bytes [start, stop) of an object; with `etag`, only if it is still the one that has it."""
+
+    def get_ranges(
+        self, path: str, starts: Sequence[int], stops: Sequence[int], *, etag: str | None = None
+    ) -> list[bytes]:
+        """Read many ranges of an object, side by side, close ones in one request."""
+
+    def head(self, path: str = "") -> ObjectInfo:
+        """Describe an object."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Describe all objects below a prefix, however deep."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object in one piece."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
+    """Open the objects below a URL; nothing is requested yet.
+
+    Args:
+        url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, `http(s)://HOST/PATH`,
+            `hf://ORG/NAME[@REVISION]/PATH`, `file:///PATH`, `memory://NAME`, or a local path.
+        storage_options: `timeout_s` (30, longest silence of a server), `retries` (6), `headers` (HTTP and
+            Hub); `token` and `endpoint` for the Hub, else HF_TOKEN and HF_ENDPOINT, read when the store is
+            opened; for the clouds whatever obstore's S3Store, GCSStore and AzureStore take: `region`,
+            `endpoint`, `access_key_id`, `skip_signature`, `credential_provider` (called again when what it
+            gave expires) …
+
+    Raises:
+        ConfigError: an unknown scheme or option.
+    """
+    place = parse_url(url)
+    if place.scheme == "file":
+        from penstock.store.local import LocalStore
+
+        return LocalStore(place.key, **storage_options)
+    from penstock.store.remote import RemoteStore
+
+    return RemoteStore(place, **storage_options)

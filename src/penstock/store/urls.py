@@ -1,0 +1,101 @@
+"""What a URL says: which store, which object in it, and what of it may be shown.
+
+Credentials live in user parts and queries of URLs, so nothing of these is ever printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from penstock.errors import ConfigError
+
+HTTP = ("http", "https")
+CLOUD = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "azure": "az"}
+KNOWN = "s3://, gs://, az://, http(s)://, hf://, file://, memory://"
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SECRETS = re.compile(r"(?<=://)[^/\s@]*@(?=[^/\s]+)|\?[^\s\"'<>)]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A URL taken apart."""
+
+    scheme: str
+    """"s3", "gs", "az", "http", "https", "hf", "memory" or "file"."""
+    root: str = field(repr=False)
+    """What a connection is made to: a bucket, a host, a dataset at a revision; with its query, if it has one."""
+    key: str
+    """The object's name there; unquoted, without slashes at its ends."""
+
+    def shown_root(self) -> str:
+        """The root without what may be a secret."""
+        return redact(self.root).rstrip("/")
+
+    def shown(self) -> str:
+        """The whole URL without what may be a secret."""
+        return f"{self.shown_root()}/{self.key}" if self.key else self.shown_root()
+
+
+def is_url(source: object) -> bool:
+    """Tell whether a source is a URL and not a local path; `file://` is a URL too.
+
+    >>> is_url("s3://bucket/x"), is_url("C:/data"), is_url("hf://org/name:config:train")
+    (True, False, True)
+    """
+    return isinstance(source, str) and _URL.match(source) is not None
+
+
+def parse_url(url: str | os.PathLike[str]) -> Place:
+    """Take a URL, or a local path, apart.
+
+    Raises:
+        ConfigError: the scheme is not known, or the URL lacks a bucket or host.
+
+    >>> parse_url("s3://bucket/a b/c.jsonl").key
+    'a b/c.jsonl'
+    >>> parse_url("https://host/a%20b.csv").key
+    'a b.csv'
+    """
+    text = os.fspath(url)
+    if not is_url(text):
+        return Place(scheme="file", root="/", key=os.path.abspath(text))
+    scheme, _, rest = text.partition("://")
+    scheme = scheme.lower()
+    if scheme == "file":
+        return Place(scheme="file", root="/", key=unquote(Path(urlsplit(text).path).as_posix()))
+    if scheme == "hf":
+        return _hub_place(rest)
+    bucket, _, key = rest.partition("/")
+    if not bucket and scheme != "memory":
+        raise ConfigError(f"{redact(text)} names no {'host' if scheme in HTTP else 'bucket'}: {scheme}://NAME/path")
+    if scheme in HTTP:
+        parts = urlsplit(text)
+        root = urlunsplit((scheme, parts.netloc, "/", parts.query, ""))
+        return Place(scheme=scheme, root=root, key=unquote(parts.path).strip("/"))
+    if scheme in CLOUD or scheme == "memory":
+        kind = CLOUD.get(scheme, scheme)
+        return Place(scheme=kind, root=f"{kind}://{bucket}", key=key.strip("/"))
+    raise ConfigError(f"{scheme}:// is not a store that penstock knows: {KNOWN}")
+
+
+def _hub_place(rest: str) -> Place:
+    """Take `[datasets/]ORG/NAME[@REVISION][/path]` apart; the revision may be quoted, as in refs%2Fpr%2F1."""
+    match = re.fullmatch(r"(?:datasets/)?([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", rest.rstrip("/"))
+    if match is None or rest.startswith(("models/", "spaces/", "buckets/")):
+        raise ConfigError(f"hf://{rest} names no dataset: hf://ORG/NAME[@REVISION]/path of a file")
+    repo, revision, key = match.groups()
+    return Place(scheme="hf", root=f"hf://datasets/{repo}@{unquote(revision or 'main')}", key=key or "")
+
+
+def redact(text: str) -> str:
+    """Take what may be a secret out of the URLs in a text: user parts and queries.
+
+    >>> redact("GET https://me:pw@host/x?sig=abc failed")
+    'GET https://host/x failed'
+    """
+    return _SECRETS.sub("", text)
