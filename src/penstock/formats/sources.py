@@ -13,12 +13,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from penstock.errors import ConfigError, ObjectMissing
 
-Kind = Literal["text", "jsonl", "json", "parquet"]
+Kind = Literal["text", "jsonl", "json", "parquet", "csv", "tsv", "arrow"]
 Compression = Literal["gzip", "zstd"]
 Place = str | os.PathLike[str]
 Source = Place | Sequence[Place]
@@ -30,8 +30,10 @@ KINDS: Mapping[str, Kind] = {
     ".json": "json",
     ".parquet": "parquet",
 }
+RECORD_KINDS: Mapping[str, Kind] = {**KINDS, ".csv": "csv", ".tsv": "tsv", ".arrow": "arrow"}
+"""What can be read as records; texts are read from `KINDS` only."""
+TABLES = ("parquet", "arrow")
 COMPRESSIONS: Mapping[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
-KNOWN = f"{', '.join(KINDS)}, each but .parquet also as {' or '.join(COMPRESSIONS)}"
 
 SPLIT_WORDS = {
     "train": "train",
@@ -57,48 +59,63 @@ class SourceFile:
     compression: Compression | None
     size_bytes: int
     mtime_ns: int
+    url: str | None = None
+    """Where it is if not on this machine's disks; `path` is then its path below the source."""
+    etag: str | None = None
+    """What its store says changes with its content."""
+
+    @property
+    def place(self) -> str:
+        """Where the file is, for people."""
+        return self.url or str(self.path)
 
     @property
     def signature(self) -> list[object]:
-        """Name, size and time of change: tells whether results made from the file still hold."""
-        return [self.name, self.size_bytes, self.mtime_ns]
+        """Name, size, and time of change or etag: tells whether results made from the file still hold."""
+        return [self.name, self.size_bytes, self.mtime_ns if self.url is None else self.etag]
 
 
-def find_files(source: Source) -> list[SourceFile]:
+def find_files(source: Source, kinds: Mapping[str, Kind] = KINDS) -> list[SourceFile]:
     """List the files of a source, in sorted order; those of a list in the order of the list.
 
     A folder gives all files below it of a known suffix, hidden ones left out; its .json files only if
     there is nothing else, since such files often describe the data.
+
+    Args:
+        source: where to look.
+        kinds: what files of which suffix are; others are left out of folders, and refused by name.
 
     Raises:
         ObjectMissing: there is no such file or folder, or a glob matches nothing.
         ConfigError: no file of a known kind, or several kinds in one folder; a URL.
     """
     if isinstance(source, str | os.PathLike):
-        return _found(source)
+        return _found(source, kinds)
     if not isinstance(source, Sequence) or not source:
         raise ConfigError(f"source must be a file, a folder, a glob or a list of these, got {source!r:.80}")
-    return [file for place in source for file in _found(place)]
+    return [file for place in source for file in _found(place, kinds)]
 
 
-def source_file(path: Place, *, name: str | None = None, kind: Kind | None = None) -> SourceFile:
+def source_file(
+    path: Place, *, name: str | None = None, kind: Kind | None = None, kinds: Mapping[str, Kind] = KINDS
+) -> SourceFile:
     """Describe one file.
 
     Args:
         path: where it is.
         name: its path below its source. None: the name of the file.
         kind: what is in it. None: what its suffix says.
+        kinds: what suffixes say.
 
     Raises:
         ObjectMissing: it does not exist.
         ConfigError: its suffix is not known.
     """
     path = Path(path)
-    compression = COMPRESSIONS.get(path.suffix.lower())
-    suffix = Path(path.stem).suffix if compression else path.suffix
-    found = kind or KINDS.get(suffix.lower())
-    if found is None or (found == "parquet" and compression):
-        raise ConfigError(f"cannot tell what is in {path}: penstock reads {KNOWN}")
+    suffix, compression = described(path)
+    found = kind or kinds.get(suffix)
+    if found is None or (found in TABLES and compression):
+        raise ConfigError(f"cannot tell what is in {path}: penstock reads {known(kinds)}{_elsewhere(suffix, kinds)}")
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -113,54 +130,66 @@ def source_file(path: Place, *, name: str | None = None, kind: Kind | None = Non
     )
 
 
-def _found(place: Place) -> list[SourceFile]:
+def known(kinds: Mapping[str, Kind]) -> str:
+    """Say which suffixes are read."""
+    tables = [suffix for suffix, kind in kinds.items() if kind in TABLES]
+    return f"{', '.join(kinds)}, each but {' and '.join(tables)} also as {' or '.join(COMPRESSIONS)}"
+
+
+def _elsewhere(suffix: str, kinds: Mapping[str, Kind]) -> str:
+    return "; penstock download makes blocks of it, which it reads" if suffix in RECORD_KINDS.keys() - kinds else ""
+
+
+def _found(place: Place, kinds: Mapping[str, Kind]) -> list[SourceFile]:
     text = os.fspath(place)
     path = Path(text)
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, kinds)
     if path.exists():
-        return [source_file(path)]
+        return [source_file(path, kinds=kinds)]
     if "://" in text:
         raise ConfigError(f"{text} is a URL; download it first, a source must be on this machine's disks")
     if glob.has_magic(text):
-        return _matched(text)
+        return _matched(text, kinds)
     raise ObjectMissing(f"{text} does not exist: a source is a file, a folder, a glob or a list of these")
 
 
-def _in_folder(folder: Path) -> list[SourceFile]:
+def _in_folder(folder: Path, kinds: Mapping[str, Kind]) -> list[SourceFile]:
     paths = sorted(
         (Path(root) / name for root, _, names in os.walk(folder) for name in names), key=lambda path: path.parts
     )
     visible = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    known = [path for path in visible if _is_known(path)]
-    data = [path for path in known if _described(path) != ".json"] or known
+    readable = [path for path in visible if _is_known(path, kinds)]
+    data = [path for path in readable if described(path)[0] != ".json"] or readable
     if not data:
-        raise ConfigError(f"the folder {folder} has no file that penstock reads: {KNOWN}")
-    files = [source_file(path, name=path.relative_to(folder).as_posix()) for path in data]
+        raise ConfigError(f"the folder {folder} has no file that penstock reads: {known(kinds)}")
+    files = [source_file(path, name=path.relative_to(folder).as_posix(), kinds=kinds) for path in data]
     if len({file.kind for file in files}) > 1:
-        kinds = ", ".join(sorted({_described(file.path) for file in files}))
+        several = ", ".join(sorted({described(file.path)[0] for file in files}))
         raise ConfigError(
-            f"the folder {folder} holds files of several kinds ({kinds}): say which by a glob like {folder}/*"
+            f"the folder {folder} holds files of several kinds ({several}): say which by a glob like {folder}/*"
         )
     return files
 
 
-def _matched(pattern: str) -> list[SourceFile]:
+def _matched(pattern: str, kinds: Mapping[str, Kind]) -> list[SourceFile]:
     paths = sorted((Path(match) for match in glob.glob(pattern, recursive=True)), key=lambda path: path.parts)
     files = [path for path in paths if path.is_file()]
     if not files:
         raise ObjectMissing(f"no file matches {pattern}")
     base = Path(os.path.commonpath([path.parent for path in files]))
-    return [source_file(path, name=path.relative_to(base).as_posix()) for path in files]
+    return [source_file(path, name=path.relative_to(base).as_posix(), kinds=kinds) for path in files]
 
 
-def _described(path: Path) -> str:
-    """Give the suffix that says what is in a file, without its compression's."""
-    return (Path(path.stem).suffix if path.suffix.lower() in COMPRESSIONS else path.suffix).lower()
+def described(path: PurePath) -> tuple[str, Compression | None]:
+    """Give the suffix that says what is in a file, in small letters, and how the file is compressed."""
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    return (PurePath(path.stem).suffix if compression else path.suffix).lower(), compression
 
 
-def _is_known(path: Path) -> bool:
-    return _described(path) in KINDS and not (_described(path) == ".parquet" and path.suffix.lower() in COMPRESSIONS)
+def _is_known(path: Path, kinds: Mapping[str, Kind]) -> bool:
+    suffix, compression = described(path)
+    return suffix in kinds and not (kinds[suffix] in TABLES and compression)
 
 
 def split_of(name: str) -> str | None:
@@ -173,7 +202,7 @@ def split_of(name: str) -> str | None:
     """
     *folders, base = name.split("/")
     stem = base
-    while Path(stem).suffix.lower() in {*KINDS, *COMPRESSIONS}:
+    while Path(stem).suffix.lower() in {*RECORD_KINDS, *COMPRESSIONS}:
         stem = Path(stem).stem
     for part in (stem, *reversed(folders)):
         match = _IN_NAME.fullmatch(part)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,19 @@ _BLANK_LINE = re.compile(rb"\n[\x00-\x09\x0b-\x20]*\n")
 
 
 @contextmanager
-def open_bytes(file: SourceFile) -> Iterator[Any]:
+def open_raw(file: SourceFile) -> Iterator[Any]:
+    """Open a source's file for reading as it is stored: an object with `readinto`, `read`, `seek` and `tell`."""
+    # Not by name: pyarrow would choose the compression by the suffix, and report errors its own way.
+    with open(file.path, "rb", buffering=0) as raw:
+        yield raw
+
+
+Opener = Callable[[SourceFile], AbstractContextManager[Any]]
+"""How the stored bytes of a file are reached; see `open_raw`."""
+
+
+@contextmanager
+def open_bytes(file: SourceFile, opener: Opener = open_raw) -> Iterator[Any]:
     """Open a source's file for reading, uncompressed: an object with `readinto` and, if stored so, `seek`.
 
     Raises:
@@ -37,8 +49,7 @@ def open_bytes(file: SourceFile) -> Iterator[Any]:
     import pyarrow as pa
 
     try:
-        # Not by name: the library would choose the compression by the suffix, and report errors its own way.
-        with open(file.path, "rb", buffering=0) as raw:
+        with opener(file) as raw:
             if file.compression is None:
                 yield raw
             else:
@@ -47,7 +58,7 @@ def open_bytes(file: SourceFile) -> Iterator[Any]:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"cannot read {file.path}: {error.strerror or error}") from error
+        raise StoreError(f"cannot read {file.place}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -57,22 +68,26 @@ def _reported(file: SourceFile) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, StoreError) or error.errno is not None:
             raise
-        raise BadBlock(f"{file.path} is damaged: {error}; fetch it again") from error
+        raise BadBlock(f"{file.place} is damaged: {error}; fetch it again") from error
 
 
-def read_all(file: SourceFile) -> bytes:
+def read_all(file: SourceFile, opener: Opener = open_raw) -> bytes:
     """Read a whole file, without the mark that some systems put before UTF-8.
 
     Raises:
         StoreError, BadBlock: see `open_bytes`.
     """
-    with open_bytes(file) as stream:
+    with open_bytes(file, opener) as stream:
         content: bytes = stream.read()
     return content.removeprefix(_MARK)
 
 
 def iter_blocks(
-    file: SourceFile, offset: int, block_bytes: int, last_end: Callable[[np.ndarray], int]
+    file: SourceFile,
+    offset: int,
+    block_bytes: int,
+    last_end: Callable[[np.ndarray], int],
+    opener: Opener = open_raw,
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Cut a file into blocks of whole records.
 
@@ -81,6 +96,7 @@ def iter_blocks(
         offset: where to begin, in uncompressed bytes: 0, or an end given before.
         block_bytes: length of a block, unless one record is longer.
         last_end: gives where the last whole record of a buffer ends; 0 if none does.
+        opener: how the file's bytes are reached.
 
     Yields:
         uint8 [n], valid until the next is asked for, and the offset of its end.
@@ -88,7 +104,7 @@ def iter_blocks(
     Raises:
         StoreError, BadBlock: see `open_bytes`.
     """
-    with open_bytes(file) as stream:
+    with open_bytes(file, opener) as stream:
         _skip(stream, offset, seeks=file.compression is None)
         buffer, held = np.empty(block_bytes, np.uint8), 0
         while True:
