@@ -11,24 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
 from penstock.errors import ConfigError
+from penstock.formats.assets import keep_asset
 from penstock.formats.columns import Fault
-from penstock.formats.json_values import AssetFolder
 from penstock.formats.record_lines import NAN, Lines, count_nan, join_lines
 
 
-def table_lines(batch: Any, *, null_nan: bool, assets: AssetFolder | None) -> Lines:
+def table_lines(batch: Any, *, null_nan: bool, assets: Path | None) -> Lines:
     """Write the rows of an Arrow record batch as JSON lines.
 
     Args:
         batch: the rows; the names of its columns are the keys.
         null_nan: write null for NaN and infinities; otherwise a row with one has the fault "nan".
-        assets: where bytes go.
+        assets: folder for the files that bytes become; records name them below its parent.
 
     Raises:
         ConfigError: a column holds bytes and there is no folder for them, or values JSON has no form for.
@@ -78,7 +79,7 @@ def _dumped(rows: list[dict[str, Any]], convert: Callable[[Any], Any]) -> list[b
         ) from error
 
 
-def _writer(assets: AssetFolder | None) -> Callable[[Any], Any]:
+def _writer(assets: Path | None) -> Callable[[Any], Any]:
     """Make the function that gives JSON values for those that JSON does not have."""
 
     def convert(value: Any) -> Any:
@@ -88,7 +89,7 @@ def _writer(assets: AssetFolder | None) -> Callable[[Any], Any]:
                     "a column holds bytes, which JSON lines can't; give a folder for them as files (assets=), or "
                     "leave the column out (columns=, --columns)"
                 )
-            return assets.put(value)
+            return keep_asset(assets, value)
         if isinstance(value, Decimal):
             return str(value)
         if isinstance(value, timedelta):

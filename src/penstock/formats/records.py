@@ -21,7 +21,6 @@ import numpy as np
 from penstock.errors import BadBlock, BadRecord, ConfigError, StateMismatch
 from penstock.formats.columns import Fault
 from penstock.formats.files import read_json
-from penstock.formats.json_values import AssetFolder
 from penstock.formats.record_lines import Lines, array_lines, check_lines, text_lines
 from penstock.formats.record_tables import iter_csv, iter_rows
 from penstock.formats.record_values import table_lines
@@ -61,7 +60,7 @@ class Records:
     on_error: OnError
     on_nan: OnNan
     columns: tuple[str, ...] | None
-    assets: AssetFolder | None
+    assets: Path | None
     block_bytes: int
     opener: Opener
 
@@ -179,7 +178,7 @@ def open_records(
     on_error: OnError = "raise",
     on_nan: OnNan = "raise",
     columns: Sequence[str] | None = None,
-    assets: AssetFolder | None = None,
+    assets: str | os.PathLike[str] | None = None,
     block_bytes: int = BLOCK_BYTES,
     opener: Opener = open_raw,
 ) -> Records:
@@ -194,7 +193,8 @@ def open_records(
         on_nan: "null" writes null for NaN and infinities, which JSON can't say, and counts them; "raise" makes
             their row one that can't be a record.
         columns: those wanted of tables. None: all.
-        assets: where bytes in tables go. None: they are refused.
+        assets: folder for the files that bytes in tables become; records name them below its parent. None: bytes
+            are refused.
         block_bytes: text read at a time, about.
         opener: how the bytes of a file are reached.
 
@@ -212,7 +212,7 @@ def open_records(
         on_error=on_error,
         on_nan=on_nan,
         columns=None if columns is None else tuple(columns),
-        assets=assets,
+        assets=None if assets is None else Path(assets),
         block_bytes=block_bytes,
         opener=opener,
     )
