@@ -31,6 +31,7 @@ _HOMES = {
     "datasets.transformer": "TransformerDataset",
     "datasets.documents": "DocumentDataset",
     "datasets.text": "TextDataset",
+    "datasets.block_dataset": "BlockDataset",
     "loader.loader": "StreamingDataLoader",
     "loader.world": "detect_world",
     "loader.text": "create_dataloaders",

@@ -91,7 +91,8 @@ class Dataset(Protocol):
     samples or a dict of arrays whose row i belongs to `ids[i]` and to nothing else in the call.
     Optional members: `block_ends` (int64, for shuffles that respect locality), `lengths` (int64,
     for buckets and packing), `collate` (list of samples → batch, where stacking will not do), `inline`
-    (True: `fetch` is a mere memory copy, so working ahead in threads would not pay).
+    (True: `fetch` is a mere memory copy, so working ahead in threads would not pay), `filters` (True: a sample
+    that is None is left out, counted as "filtered").
 
     A dataset with `fetch` promises that threads may call it at the same time. A plain torch
     map-style dataset (`__len__` and `__getitem__`) is accepted wherever this is.

@@ -38,7 +38,7 @@ class Failure:
     id: int
     stage: str
     reason: str
-    """The error's type name; "filtered" where a transform returned None."""
+    """The error's type name; "filtered" where a transform, or a dataset that filters, gave None."""
     message: str
 
 
@@ -92,6 +92,7 @@ class Recipe:
         self.collate: Callable[[list[Any]], Any] = getattr(dataset, "collate", stack) if collate is None else collate
         self.on_error = on_error
         self.seed = seed
+        self._filters = bool(getattr(dataset, "filters", False))
 
     def make(self, epochs: int | np.ndarray, ids: np.ndarray) -> Made:
         """Make the batch of ids, int64 [b], all of one epoch or each of its own, int64 [b].
@@ -112,7 +113,7 @@ class Recipe:
             if self.keeps_arrays:
                 return Part(rows=rows)
             rows = _as_samples(rows, len(ids))
-        if not self.transforms:
+        if not self.transforms and not (self._filters and None in rows):
             return Part(rows=rows)
         part = Part(rows=[])
         for epoch, id_, sample in zip(_each(epochs, ids), ids.tolist(), rows, strict=True):
@@ -180,6 +181,8 @@ class Recipe:
 
     def _transform(self, epoch: int, id_: int, sample: Any) -> list[Any]:
         """Run the chain on one sample: none (filtered), one, or several come out."""
+        if sample is None and self._filters:
+            return []
         samples = [_own(sample)] if self.transforms else [sample]
         try:
             for place, (transform, takes_rng) in enumerate(self.transforms):
@@ -198,9 +201,7 @@ class Recipe:
             if samples:
                 rows.extend(samples)
                 return
-            failure = Failure(
-                epoch=epoch, id=id_, stage="transform", reason="filtered", message="a transform left it out"
-            )
+            failure = Failure(epoch=epoch, id=id_, stage="transform", reason="filtered", message="it was filtered")
         except SampleError as error:
             if self.on_error == "raise":
                 raise

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 _TENSOR_KINDS = "biufc"
+_LEAVES = {str, bytes, int, float, bool, type(None)}
+"""What batches of text are full of: lists of nothing else are not looked through one by one."""
 
 
 def as_tensors(batch: Any) -> Any:
@@ -35,6 +37,8 @@ def count_bytes(batch: Any) -> int:
         return batch.nbytes if batch.layout is torch.strided else 0
     if isinstance(batch, np.ndarray):
         return batch.nbytes
+    if _is_plain(batch):
+        return 0
     if isinstance(batch, Mapping):
         return sum(count_bytes(value) for value in batch.values())
     return sum(count_bytes(value) for value in batch) if isinstance(batch, list | tuple) else 0
@@ -95,6 +99,8 @@ def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     """Apply a function to every `kind` in a tree of dicts, lists and tuples."""
     if isinstance(value, kind):
         return function(value)
+    if _is_plain(value):
+        return value
     if isinstance(value, Mapping):
         return {name: _mapped(inner, kind, function) for name, inner in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -102,3 +108,8 @@ def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_mapped(inner, kind, function) for inner in value)
     return value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a list that holds no tensor or array, at any depth, as far as its elements' types tell."""
+    return type(value) is list and _LEAVES.issuperset(map(type, value))

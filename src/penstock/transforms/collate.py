@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+_WHOLE = {int, bool}
+
 
 def stack(samples: Sequence[Any]) -> Any:
     """Stack like things of n samples into one thing with a leading axis of n.
@@ -42,7 +44,7 @@ def _stack(values: Sequence[Any], path: str) -> Any:
     if torch is not None and isinstance(first, torch.Tensor):
         return _stacked(torch.stack, values, path)
     if isinstance(first, Mapping):
-        return {name: _stack([_field(value, name, path) for value in values], f"{path}[{name!r}]") for name in first}
+        return {name: _stack(_column(values, name, path), f"{path}[{name!r}]") for name in first}
     if isinstance(first, tuple | list):
         if len({len(value) for value in values}) > 1:
             raise ValueError(
@@ -56,16 +58,18 @@ def _stack(values: Sequence[Any], path: str) -> Any:
 def _numbers(values: Sequence[Any], path: str) -> np.ndarray:
     """Make an array of numbers, if it loses nothing: numpy makes texts of 1 and "a", floats of 2**63 and -1."""
     numbers = np.array(values)
-    whole = all(isinstance(value, int | np.integer | np.bool_) for value in values)
+    whole = _WHOLE.issuperset(map(type, values)) or all(
+        isinstance(value, int | np.integer | np.bool_) for value in values
+    )
     if numbers.dtype.kind not in "biufc" or (whole and numbers.dtype.kind not in "biu"):
         kinds = sorted({type(value).__name__ for value in values})
         raise ValueError(f"{path} are of types {kinds}, or too large, and make no array of numbers: pass a collate_fn")
     return numbers
 
 
-def _field(sample: Mapping[str, Any], name: str, path: str) -> Any:
+def _column(samples: Sequence[Mapping[str, Any]], name: str, path: str) -> list[Any]:
     try:
-        return sample[name]
+        return [sample[name] for sample in samples]
     except KeyError:
         raise ValueError(f"one of {path} has no {name!r}, the first one has: all must have the same keys") from None
 
