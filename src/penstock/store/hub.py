@@ -139,6 +139,8 @@ def hub_search(access: HubAccess, query: Mapping[str, Any]) -> Iterator[dict[str
 
 def card_metadata(text: str) -> dict[str, Any]:
     """Give the YAML at the head of a dataset card; {} where there is none or it is broken."""
+    if not text.lstrip().startswith("---"):
+        return {}
     card: Any = _package().DatasetCard
     try:
         return dict(card(text, ignore_metadata_errors=True).data.to_dict())
