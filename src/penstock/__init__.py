@@ -20,6 +20,7 @@ _HOMES = {
     "plan.permutation": "permute",
     "plan.plan": "Cursor Plan",
     "ledger.chunk_tracker": "ChunkTracker",
+    "ledger.torch_store": "StoreLedger",
     "seeds": "rng",
     "store.store": "open_store",
     "store.ranged_file": "open_file",

@@ -232,12 +232,12 @@ class ChunkTracker:
     @property
     def sequence(self) -> int:
         """The ledger's number: grows with each completion, each recorded sample offset and each new epoch."""
-        return self._ledger.progress().sequence
+        return self._ledger.position()[1]
 
     @property
     def current_epoch(self) -> int:
         """The epoch that the ledger is in, and the next claim belongs to; the first is 0."""
-        return self._ledger.progress().epoch
+        return self._ledger.position()[0]
 
     def next_expiry_s(self) -> float | None:
         """Seconds until the first lease could end, which a waiting process may sleep; None if no chunk is held."""
@@ -275,7 +275,7 @@ class ChunkTracker:
 
     def refresh(self) -> None:
         """Join the epoch that the ledger is in. Everything else is read from it at each call."""
-        self._epoch = self._ledger.progress().epoch
+        self._epoch = self._ledger.position()[0]
 
     def save(self) -> None:
         """Force what is recorded to the disk: call it before a checkpoint with `sequence` counts as written.
@@ -370,7 +370,7 @@ class ChunkTracker:
     def _check_imported(self) -> None:
         if self._export_to_import is None:
             return
-        if self._ledger.progress().sequence:
+        if self._ledger.position()[1]:
             self._export_to_import = None
         else:
             raise LedgerError(

@@ -50,6 +50,20 @@ class ClaimRequest:
     gpu_id: int | str
     lease_s: float
 
+    @property
+    def blocks(self) -> range:
+        """The blocks that are asked for, the start block first."""
+        if self.chunks_per_block is not None:
+            return range(self.start[0], len(self.chunks_per_block))
+        assert self.block_id is not None
+        return range(self.block_id, self.block_id + 1)
+
+    def chunks_of(self, block: int) -> int:
+        """How many chunks a block should have."""
+        found = self.num_chunks if self.chunks_per_block is None else self.chunks_per_block[block]
+        assert found is not None
+        return found
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
@@ -137,6 +151,9 @@ class Ledger(Protocol):
     def release(self, claim: Claim, *, sample_offset: int | None = None) -> None:
         """Give the chunk back, to be continued at the offset; StaleClaim if the lease has ended."""
 
+    def position(self) -> tuple[int, int]:
+        """Give the current epoch and the sequence number."""
+
     def progress(self) -> Progress:
         """Count."""
 
@@ -169,6 +186,30 @@ class Ledger(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections. Claims stay, until their leases end."""
+
+
+def foreign(ledger: object, found: tuple[str, str], asked: tuple[str, str]) -> LedgerError:
+    """Make the error of a ledger that belongs to another (brain, dataset)."""
+    return LedgerError(
+        f"the ledger {ledger} is of brain {found[0]!r} and dataset {found[1]!r}, not of {asked[0]!r} and {asked[1]!r}: "
+        "each pair keeps a ledger of its own, so give another state_file"
+    )
+
+
+def other_chunks(block: int, known: int, asked: int, ledger: object) -> LedgerError:
+    """Make the error of a chunk size that is not the ledger's."""
+    return LedgerError(
+        f"block {block} has {known} chunks in the ledger {ledger}, but {asked} are asked for: a ledger belongs to one "
+        "dataset and one chunk size; keep the size, or give another state_file"
+    )
+
+
+def not_empty() -> LedgerError:
+    """Make the error of an import into a ledger that is in use."""
+    return LedgerError(
+        "this ledger has granted chunks already, and an import would contradict it: import into a new one (another "
+        "state_file), before anything is claimed"
+    )
 
 
 def too_old(sequence: int, known: int) -> LedgerError:

@@ -9,7 +9,8 @@ A block enters the tables when its first chunk is asked for, as one range, so a 
 touch a few rows of indexed tables however many chunks there are or are done.
 
 The clock is the node's boot clock, which no change of date or time zone moves and all processes share. A lease
-that ends later than its own length from now was written before a restart of the machine: it counts as ended.
+that ends later than its own length from now was written before a restart of the machine: it counts as ended. So the
+clock is read inside a transaction, never before: what others wrote while we waited must not seem to lie ahead.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from penstock.errors import LedgerError
 from penstock.ledger import sqlite_history as history
 from penstock.ledger import sqlite_rows as rows
 from penstock.ledger.database import Database
-from penstock.ledger.ledger import Claim, ClaimRequest, Holder, Progress, Snapshot
+from penstock.ledger.ledger import Claim, ClaimRequest, Holder, Progress, Snapshot, foreign, other_chunks
 
 _SCHEMA = """
 CREATE TABLE meta (
@@ -89,10 +89,7 @@ class SqliteLedger:
                 row = (secrets.token_hex(8), brain_id, dataset_name)
                 db.execute("INSERT INTO meta VALUES (1, ?, ?, ?, 0, 0, NULL, 0, 0, 0)", row)
         if row[1:] != (brain_id, dataset_name):
-            raise LedgerError(
-                f"the ledger {self.path} is of brain {row[1]!r} and dataset {row[2]!r}, not of {brain_id!r} and "
-                f"{dataset_name!r}: each pair keeps a ledger of its own, so give another state_file"
-            )
+            raise foreign(self.path, row[1:], (brain_id, dataset_name))
         return row[0]
 
     def claim(self, request: ClaimRequest) -> Claim | None:
@@ -101,8 +98,8 @@ class SqliteLedger:
         Raises:
             LedgerError: a block has another number of chunks here than is asked for.
         """
-        now = self._clock()
         with self._database.writing() as db:
+            now = self._clock()
             epoch, num_blocks = db.execute("SELECT epoch, num_blocks FROM meta").fetchone()
             if request.chunks_per_block is not None and num_blocks != len(request.chunks_per_block):
                 db.execute("UPDATE meta SET num_blocks = ?", (len(request.chunks_per_block),))
@@ -142,8 +139,8 @@ class SqliteLedger:
 
     def heartbeat(self, claim: Claim, *, sample_offset: int | None = None) -> None:
         """See `Ledger`."""
-        now = self._clock()
         with self._database.writing() as db:
+            now = self._clock()
             unit = (claim.epoch, claim.block_id, claim.chunk_id)
             mine = f"WHERE {rows.UNIT} AND token = ? AND expires > ?"
             if sample_offset is None:
@@ -160,8 +157,8 @@ class SqliteLedger:
 
     def complete(self, claim: Claim, *, optimizer_step: int, steps: int) -> int:
         """See `Ledger`."""
-        now = self._clock()
         with self._database.writing() as db:
+            now = self._clock()
             rows.end_lease(db, claim, now)
             (sequence,) = db.execute(
                 "UPDATE meta SET sequence = sequence + 1, chunks_done = chunks_done + 1, steps = steps + ?, "
@@ -177,13 +174,18 @@ class SqliteLedger:
 
     def release(self, claim: Claim, *, sample_offset: int | None = None) -> None:
         """See `Ledger`."""
-        now = self._clock()
         with self._database.writing() as db:
+            now = self._clock()
             offset, recorded = rows.end_lease(db, claim, now)
             if sample_offset is not None:
                 offset, recorded = sample_offset, rows.next_number(db)
             unit = (claim.epoch, claim.block_id, claim.chunk_id)
             db.execute("INSERT INTO free VALUES (?, ?, ?, ?, ?, ?)", (*unit, claim.chunk_id + 1, offset, recorded))
+
+    def position(self) -> tuple[int, int]:
+        """See `Ledger`."""
+        with self._database.reading() as db:
+            return db.execute("SELECT epoch, sequence FROM meta").fetchone()
 
     def progress(self) -> Progress:
         """See `Ledger`."""
@@ -242,9 +244,10 @@ class SqliteLedger:
 
     def has_free(self, chunks_per_block: Sequence[int], start: tuple[int, int]) -> bool:
         """See `Ledger`."""
-        now, (block, chunk) = self._clock(), start
+        block, chunk = start
         with self._database.reading() as db:
             (epoch,) = db.execute("SELECT epoch FROM meta").fetchone()
+            now = self._clock()
             if db.execute(_FREE_FROM, (epoch, block, block, chunk)).fetchone():
                 return True
             ended = f"{_HELD_FROM} AND (expires <= ? OR expires - lease_s > ?)"
@@ -258,14 +261,13 @@ class SqliteLedger:
 
     def holders(self) -> list[Holder]:
         """See `Ledger`."""
-        now = self._clock()
         with self._database.reading() as db:
-            rows = db.execute(
-                "SELECT block, chunk, gpu, min(expires - ?, lease_s) FROM lease "
-                "WHERE epoch = (SELECT epoch FROM meta) ORDER BY expires",
-                (now,),
+            (epoch,) = db.execute("SELECT epoch FROM meta").fetchone()
+            found = db.execute(
+                "SELECT block, chunk, gpu, min(expires - ?, lease_s) FROM lease WHERE epoch = ? ORDER BY expires",
+                (self._clock(), epoch),
             ).fetchall()
-        return [Holder(block_id=row[0], chunk_id=row[1], gpu_id=row[2], left_s=max(0.0, row[3])) for row in rows]
+        return [Holder(block_id=row[0], chunk_id=row[1], gpu_id=row[2], left_s=max(0.0, row[3])) for row in found]
 
     def start_epoch(self, *, after: int, forget_claims: bool = False) -> int:
         """See `Ledger`."""
@@ -309,25 +311,21 @@ class SqliteLedger:
     def _open_next_block(self, db: sqlite3.Connection, epoch: int, request: ClaimRequest) -> bool:
         """Give the first block that nobody asked for in this epoch its row and its range; False if there is none."""
         if request.chunks_per_block is None:
-            assert request.block_id is not None
-            assert request.num_chunks is not None
-            return rows.open_block(db, epoch, request.block_id, request.num_chunks)
+            block = request.blocks[0]
+            return rows.open_block(db, epoch, block, request.chunks_of(block))
         (started,) = db.execute("SELECT sequence FROM epoch WHERE epoch = ?", (epoch,)).fetchone()
         # An epoch that is undone and begun again has another number, so what we know of it ends with it.
         if self._next_block is None or self._next_block[:2] != (started, request.start[0]):
-            self._next_block = (started, request.start[0], request.start[0])
+            self._next_block = (started, request.start[0], rows.first_unknown(db, epoch, request.start[0]))
         for block in range(self._next_block[2], len(request.chunks_per_block)):
             opened = rows.open_block(db, epoch, block, request.chunks_per_block[block])
+            self._next_block = (started, request.start[0], block + 1)
             if opened and request.chunks_per_block[block]:
                 return True
-            self._next_block = (started, request.start[0], block + 1)
         return False
 
     def _check_chunks(self, db: sqlite3.Connection, epoch: int, block: int, request: ClaimRequest) -> None:
-        asked = request.num_chunks if request.chunks_per_block is None else request.chunks_per_block[block]
+        asked = request.chunks_of(block)
         (known,) = db.execute("SELECT chunks FROM block WHERE epoch = ? AND block = ?", (epoch, block)).fetchone()
         if known != asked:
-            raise LedgerError(
-                f"block {block} has {known} chunks in the ledger {self.path}, but {asked} are asked for: a ledger "
-                "belongs to one dataset and one chunk size; keep the size, or give another state_file"
-            )
+            raise other_chunks(block, known, asked, self.path)

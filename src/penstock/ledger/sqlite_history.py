@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from penstock.errors import LedgerError
-from penstock.ledger.ledger import Completion, Snapshot, free_ranges, too_old
+from penstock.ledger.ledger import Completion, Snapshot, free_ranges, not_empty, too_old
 
 
 def reopen_after(db: sqlite3.Connection, sequence: int) -> int:
@@ -61,10 +60,7 @@ def restore(db: sqlite3.Connection, snapshot: Snapshot) -> None:
     """Fill a ledger that knows nothing yet."""
     sequence, blocks = db.execute("SELECT sequence, (SELECT count(*) FROM block) FROM meta").fetchone()
     if sequence or blocks:
-        raise LedgerError(
-            "this ledger has granted chunks already, and an import would contradict it: import into a new one "
-            "(another state_file), before anything is claimed"
-        )
+        raise not_empty()
     db.execute(
         "UPDATE meta SET ledger_id = ?, epoch = ?, sequence = ?, num_blocks = ?",
         (snapshot.ledger_id, snapshot.epoch, snapshot.sequence, snapshot.num_blocks),

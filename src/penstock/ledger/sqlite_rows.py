@@ -15,17 +15,16 @@ Range = tuple[int, int, int, int, int]
 
 def first_free(db: sqlite3.Connection, epoch: int, request: ClaimRequest) -> Range | None:
     """Find where to begin: chunks that were begun come first, then the lowest."""
-    if request.chunks_per_block is None:
-        first, last = request.block_id, request.block_id
-    else:
-        first, last = request.start[0], len(request.chunks_per_block) - 1
+    blocks = request.blocks
+    if not blocks:
+        return None
     start, chunk = request.start
     for begun in ("AND sample_offset > 0", ""):
         row = db.execute(
             "SELECT block, chunk, stop, sample_offset, recorded FROM free "
             f"WHERE epoch = ? AND block BETWEEN ? AND ? AND (block > ? OR (block = ? AND stop > ?)) {begun} "
             "ORDER BY block, chunk LIMIT 1",
-            (epoch, first, last, start, start, chunk),
+            (epoch, blocks[0], blocks[-1], start, start, chunk),
         ).fetchone()
         if row is not None:
             return row
@@ -38,6 +37,18 @@ def open_block(db: sqlite3.Connection, epoch: int, block: int, chunks: int) -> b
     if opened and chunks:
         db.execute("INSERT INTO free VALUES (?, ?, 0, ?, 0, 0)", (epoch, block, chunks))
     return opened
+
+
+def first_unknown(db: sqlite3.Connection, epoch: int, start: int) -> int:
+    """Find the first block from `start` on that nobody asked for in this epoch; walks along those that are known."""
+    if db.execute("SELECT 1 FROM block WHERE epoch = ? AND block = ?", (epoch, start)).fetchone() is None:
+        return start
+    row = db.execute(
+        "SELECT block + 1 FROM block AS known WHERE epoch = ? AND block >= ? AND NOT EXISTS "
+        "(SELECT 1 FROM block WHERE epoch = known.epoch AND block = known.block + 1) ORDER BY block LIMIT 1",
+        (epoch, start),
+    ).fetchone()
+    return row[0]
 
 
 def take(db: sqlite3.Connection, epoch: int, found: Range, chunk: int) -> None:
