@@ -17,6 +17,9 @@ _HOMES = {
         "StoreUnavailable WorkerDied"
     ),
     "types": "Dataset World",
+    "formats.block_check": "get_block_info verify_block_structure",
+    "formats.block_manifest": "BlockMetadata DatasetBlockInfo estimate_block_count",
+    "formats.block_writer": "StreamingBlockWriter",
     "plan.permutation": "permute",
     "plan.plan": "Cursor Plan",
     "ledger.chunk_tracker": "ChunkTracker",

@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import FormatError
+from penstock.formats.block_frames import FRAME_MAGIC, SEEK_MAGIC
+from penstock.formats.block_layout import idx_path
 from penstock.formats.block_manifest import block_name
+from penstock.formats.block_offsets import ENTRY_BYTES, OFFSET_DTYPE
 from penstock.formats.files import publish, store_errors
 
-IDX_DTYPE = np.dtype("<u8")
 FRAME_BYTES = 256 << 10
 """Uncompressed bytes of a frame, at least, but for the last one."""
 MAX_FRAME_BYTES = 1 << 30
 """The seekable format's limit, so of a line in a compressed block too."""
 _LEVEL = 3
-_TABLE_MAGIC, _FOOTER_MAGIC = 0x184D2A5E, 0x8F92EAB1
 
 
 class BlockFile:
@@ -46,11 +47,10 @@ class BlockFile:
     """
 
     def __init__(self, folder: Path, block_id: int, compression: str | None) -> None:
-        name = block_name(block_id)
-        self.path = folder / f"{name}.jsonl{'.zst' if compression else ''}"
+        self.path = folder / f"{block_name(block_id)}.jsonl{'.zst' if compression else ''}"
         self.size_bytes = 0
         """Bytes in the file so far."""
-        self._idx_path = folder / f"{name}.idx"
+        self._idx_path = folder / idx_path(self.path.name)
         self._hasher = blake2b(digest_size=16)
         self._num_bytes = 0  # of lines, before compression
         self._frames: _Frames | None = _Frames() if compression else None
@@ -58,7 +58,7 @@ class BlockFile:
             self._file = open(_partial(self.path), "wb", buffering=0)  # noqa: SIM115 - closed by finish or discard
             try:
                 self._idx = open(_partial(self._idx_path), "wb", buffering=0)  # noqa: SIM115
-                _write_all(self._idx, bytes(IDX_DTYPE.itemsize))
+                _write_all(self._idx, bytes(ENTRY_BYTES))
             except BaseException:
                 self._file.close()
                 raise
@@ -80,7 +80,7 @@ class BlockFile:
             else:
                 for frame in self._frames.take(data, ends):
                     self._append(frame)
-            _write_all(self._idx, (ends + self._num_bytes).astype(IDX_DTYPE))
+            _write_all(self._idx, (ends + self._num_bytes).astype(OFFSET_DTYPE))
         self._num_bytes += len(data)
 
     def _append(self, data: Any) -> None:
@@ -154,9 +154,9 @@ class _Frames:
         """Give the last frame, if there is something for it, and the table."""
         last = self._frame() if self._open else b""
         entries = np.array(self._sizes, "<u4").tobytes()
-        footer = len(self._sizes).to_bytes(4, "little") + b"\0" + _FOOTER_MAGIC.to_bytes(4, "little")
+        footer = len(self._sizes).to_bytes(4, "little") + b"\0" + SEEK_MAGIC.to_bytes(4, "little")
         size = (len(entries) + len(footer)).to_bytes(4, "little")
-        return b"".join([last, _TABLE_MAGIC.to_bytes(4, "little"), size, entries, footer])
+        return b"".join([last, FRAME_MAGIC.to_bytes(4, "little"), size, entries, footer])
 
 
 def _partial(path: Path) -> Path:

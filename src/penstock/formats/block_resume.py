@@ -9,6 +9,7 @@ import orjson
 
 from penstock.errors import BadBlock, ConfigError, ObjectChanged
 from penstock.formats.block_manifest import (
+    ASSETS_FOLDER,
     BLOCKS_FOLDER,
     MANIFEST_NAME,
     DatasetBlockInfo,
@@ -43,10 +44,7 @@ def begin_or_resume(new: DatasetBlockInfo, folder: Path, compression: str | None
         _check_unclaimed(folder)
         # From the first moment on the folder is known for what it is, and by which settings.
         write_block_manifest(folder, info)
-    blocks = folder / BLOCKS_FOLDER
-    with store_errors(blocks):
-        for place in (*blocks.glob("*.partial"), *blocks.glob(f"{block_name(len(info.blocks))}.*")):
-            place.unlink(missing_ok=True)
+    _clear(folder, len(info.blocks))
     return info
 
 
@@ -116,3 +114,13 @@ def _check_unclaimed(folder: Path) -> None:
             f"{folder} has no {MANIFEST_NAME} but holds {foreign.relative_to(folder)}, which no writer of such blocks "
             "left; choose another folder"
         )
+
+
+def _clear(folder: Path, num_blocks: int) -> None:
+    """Remove what a killed writer left: files without their name yet, and a block the manifest does not know."""
+    blocks = folder / BLOCKS_FOLDER
+    left = [*blocks.glob("*.partial"), *blocks.glob(f"{block_name(num_blocks)}.*"), *blocks.glob(".*.tmp")]
+    left += [*folder.glob(f".{MANIFEST_NAME}.*.tmp"), *(folder / ASSETS_FOLDER).glob("*/.*.tmp")]
+    for place in left:
+        with store_errors(place):
+            place.unlink(missing_ok=True)

@@ -40,6 +40,7 @@ from penstock.types import check_choice, check_int
 TEXT_COLUMNS = ("text", "content", "sentence", "document", "article", "body", "input", "output")
 """Names of the text, the likeliest first."""
 NULLED = "nan-to-null"
+"""Under which NaN that became null are counted."""
 _FLUSH_BYTES = 256 << 10
 _REFUSALS = {
     "finished": "the dataset is finished, nothing can be added; choose another folder, or remove this one",
@@ -146,7 +147,6 @@ class StreamingBlockWriter:
         """Samples between `position` and `resume_from`: what a reader that begins at `position` leaves out."""
         self.counts = dict(info.counts)
         """What was counted up to `position`, by reason."""
-        self._nulled = self.counts.pop(NULLED, 0)
         self._at_position = self.resume_from - self.skip
         self._count = self.resume_from
         self._room = self.block_size
@@ -253,7 +253,8 @@ class StreamingBlockWriter:
 
         Args:
             position: a JSON value.
-            counts: what was left out or changed up to here, by reason, from the first sample on.
+            counts: what was left out or changed up to here, by reason, from the first sample on: those of `counts`
+                after resuming, and more.
         """
         self.position = position
         self._at_position = self._count
@@ -353,7 +354,9 @@ class StreamingBlockWriter:
         return block
 
     def _publish(self, *, finished: bool) -> None:
-        nulled = self._nulled + self._encoder.nulled
+        counts = dict(self.counts)
+        if self._encoder.nulled:
+            counts[NULLED] = counts.get(NULLED, 0) + self._encoder.nulled
         source = None
         if self._source is not None or self.position is not None:
             source = {"from": self._source, "position": self.position, "skip": self._count - self._at_position}
@@ -366,6 +369,6 @@ class StreamingBlockWriter:
             blocks=tuple(self._blocks),
             finished=finished,
             source=source,
-            counts={**self.counts, **({NULLED: nulled} if nulled else {})},
+            counts=counts,
         )
         write_block_manifest(self.output_dir, self._info)
