@@ -17,7 +17,7 @@ from penstock.errors import ConfigError, StoreError
 from penstock.store.store import ObjectInfo, Store, open_store
 from penstock.types import check_int
 
-READ_AHEAD = 4 << 20
+READ_AHEAD = 8 << 20
 FIRST_WINDOW = 64 << 10
 
 
