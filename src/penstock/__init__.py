@@ -29,6 +29,7 @@ _HOMES = {
     "store.ranged_file": "open_file",
     "transforms.tokenizer": "Tokenizer",
     "transforms.tokenize_text": "TokenizeText",
+    "prep.blocks": "process_raw_dataset_to_blocks",
     "prep.tokenize": "tokenize",
     "prep.train_tokenizer": "train_tokenizer",
     "datasets.tokens": "TokenDataset get_batch",

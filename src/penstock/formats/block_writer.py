@@ -157,6 +157,11 @@ class StreamingBlockWriter:
         return self.block_size - self._room
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the folder was finished by an earlier writer: then there is nothing to add."""
+        return self._state == "finished"
+
+    @property
     def total_samples(self) -> int:
         """Samples in all blocks, the incomplete one included."""
         return self._count

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from penstock.errors import ObjectChanged
 from penstock.formats.columns import select_documents
-from penstock.formats.sources import SourceFile, source_file
+from penstock.formats.sources import SourceFile
 from penstock.formats.text import MAX_LISTED, Documents, OnError, Position, TextBatch, iter_text
 from penstock.formats.token_writer import TokenWriter
+from penstock.prep.source_change import refuse_change
 from penstock.prep.token_job import Share
 from penstock.progress import Meter
 from penstock.transforms.tokenizer import Tokenizer
@@ -155,7 +155,7 @@ def fill(files: Sequence[SourceFile], sinks: Sequence[Sink], options: Options) -
         while queue:
             writer.take(queue.popleft().result())
         writer.close()
-    _refuse_change(files)
+    refuse_change(files)
 
 
 def _one_ahead(reading: ThreadPoolExecutor, batches: Iterator[TextBatch]) -> Iterator[TextBatch]:
@@ -321,9 +321,3 @@ def _bytes_before(files: Sequence[SourceFile], position: Position) -> int:
     file = files[position.file]
     here = position.offset if file.kind != "parquet" and file.compression is None else 0
     return sum(file.size_bytes for file in files[: position.file]) + min(here, file.size_bytes)
-
-
-def _refuse_change(files: Sequence[SourceFile]) -> None:
-    for file in files:
-        if source_file(file.path, name=file.name, kind=file.kind).signature != file.signature:
-            raise ObjectChanged(f"{file.path} changed while it was read; run again when nothing writes to it")

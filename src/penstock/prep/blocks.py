@@ -1,0 +1,129 @@
+"""Files of records to a folder of blocks.
+
+    files ──open_records──▶ batches of JSON lines ──fill_blocks──▶ StreamingBlockWriter ──▶ blocks, manifest
+
+Law: the manifest holds a place in the source with every block, so a run that goes on reads what no
+complete block has, no line twice and none left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from penstock.errors import ConfigError
+from penstock.formats.block_manifest import ASSETS_FOLDER, MANIFEST_NAME, DatasetBlockInfo, read_block_manifest
+from penstock.formats.block_writer import NULLED, StreamingBlockWriter
+from penstock.formats.records import LineBatch, OnNan, Records, open_records
+from penstock.formats.sources import Source
+from penstock.formats.text import OnError
+from penstock.prep.source_change import refuse_change, refuse_other_files
+from penstock.progress import Meter
+
+
+def process_raw_dataset_to_blocks(
+    input_path: Source,
+    output_dir: str | os.PathLike[str],
+    dataset_name: str,
+    block_size: int = 100_000,
+    log_callback: Callable[[str], None] | None = None,
+    *,
+    compression: str | None = None,
+    on_error: OnError = "raise",
+    on_nan: OnNan = "raise",
+    show_progress: bool = False,
+) -> DatasetBlockInfo:
+    """Turn files into blocks; called again after an interruption it goes on, and when all is done does nothing.
+
+    Args:
+        input_path: a file, folder or glob of .jsonl, .json, .csv, .tsv, .txt (one sample a line that is not
+            empty), each also .gz or .zst; .parquet; .arrow, or a folder that `datasets` saved. Files of a folder
+            in sorted order; they are only read.
+        output_dir: folder for the dataset.
+        dataset_name: goes into the manifest.
+        block_size: samples of every block but the last.
+        log_callback: called with a line of text for every complete block and for every row passed over, the
+            first hundred of each batch.
+        compression: None, or "zstd".
+        on_error: "raise" ends the run at a row that is no record, with its file and line; "skip" counts it by
+            reason in the manifest's `counts`.
+        on_nan: what NaN and infinities do, which JSON has not: "raise" makes their row no record, "null" writes null
+            and counts.
+        show_progress: draw a bar, or print a line now and then, on standard error.
+
+    Raises:
+        ObjectMissing: there is no such source.
+        ObjectChanged: the source is not the one the folder was begun from, or changed while it was read.
+        ConfigError: an argument can't work, or differs from what the folder was begun with.
+        BadRecord, BadBlock: a row, or a file, can't be used.
+        StoreError: the disk is full, or can't be written; complete blocks stay.
+    """
+    folder = Path(output_dir)
+    records = open_records(input_path, on_error=on_error, on_nan=on_nan, assets=folder / ASSETS_FOLDER)
+    _refuse_own_output(records, folder)
+    source = {"files": records.signature, "on_error": on_error, "on_nan": on_nan}
+    if (folder / MANIFEST_NAME).is_file():
+        begun = (read_block_manifest(folder).source or {}).get("from")
+        if isinstance(begun, dict) and "files" in begun:
+            refuse_other_files(begun["files"], records.signature, folder)
+    writer = StreamingBlockWriter(
+        folder, dataset_name, block_size, log_callback, compression=compression, source=source
+    )
+    with writer, Meter(f"writing {dataset_name}", unit="samples", show=show_progress) as meter:
+        if not writer.is_finished:
+            fill_blocks(records, writer, _reporter(meter, log_callback))
+            refuse_change(records.files)
+        return writer.finalize()
+
+
+def fill_blocks(
+    records: Records, writer: StreamingBlockWriter, on_batch: Callable[[LineBatch, int], None] | None = None
+) -> None:
+    """Give a writer the records that it lacks, from the source's position that it knows.
+
+    Args:
+        records: the source.
+        writer: new, or resumed in a folder that was begun from the same source.
+        on_batch: called after every batch with it, and with how many samples of it were written.
+
+    Raises:
+        PenstockError: as reading and writing do.
+    """
+    counts, skip = dict(writer.counts), writer.skip
+    for batch in records.read(writer.position):
+        # What lies between the position and the end of the last complete block is there already.
+        known = min(skip, len(batch.ends))
+        start = int(batch.ends[known - 1]) if known else 0
+        writer.add_lines(batch.data[start:], batch.ends[known:] - start)
+        skip -= known
+        for reason, count in (*batch.skipped.items(), (NULLED, batch.nulled)):
+            if count:
+                counts[reason] = counts.get(reason, 0) + count
+        if not skip:
+            writer.commit_source(batch.after, counts)
+        if on_batch is not None:
+            on_batch(batch, len(batch.ends) - known)
+
+
+def _reporter(meter: Meter, log: Callable[[str], None] | None) -> Callable[[LineBatch, int], None]:
+    def report(batch: LineBatch, written: int) -> None:
+        meter.add(written)
+        if log is None:
+            return
+        for row in batch.listed:
+            log(f"skipped {row.file}:{row.line}: {row.reason}")
+
+    return report
+
+
+def _refuse_own_output(records: Records, folder: Path) -> None:
+    """Refuse a source that lies in the folder to be written: a second run would read what the first one wrote."""
+    target = folder.absolute()
+    inside = next((file for file in records.files if file.url is None and _lies_in(Path(file.path), target)), None)
+    if inside is not None:
+        raise ConfigError(f"the source {inside.path} lies in the output folder {folder}; choose another folder")
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return folder in path.absolute().parents
