@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from servers.hub_process import Hub
+    from servers.s3 import S3
 
 # Workers are given this process's path, so what lies here unpickles in them.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -40,3 +41,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     yield started
     started.kill()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A running S3 server that all tests of a session share: each makes buckets of its own. See `servers/s3.py`."""
+    pytest.importorskip("moto")
+    from servers.s3 import S3
+
+    started = S3()
+    yield started
+    started.stop()

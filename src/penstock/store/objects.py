@@ -156,8 +156,10 @@ def meaning(error: Exception) -> Exception:
 
     text = str(error)
     reason = _reason(text)
+    if _MISSING_BUCKET.search(text):
+        return BucketMissing(reason)
     if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
-        return BucketMissing(reason) if _MISSING_BUCKET.search(text) else ObjectMissing(reason)
+        return ObjectMissing(reason)
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return AccessDenied(reason)
     if isinstance(error, exceptions.PreconditionError | exceptions.NotModifiedError):

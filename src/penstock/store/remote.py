@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
@@ -18,6 +18,14 @@ from penstock.store.urls import HTTP, Place
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Connection:
+    """What may hold secrets, kept out of sight of whatever prints a store and what is in it."""
+
+    client: Any = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
 
 
 class RemoteStore:
@@ -45,15 +53,16 @@ class RemoteStore:
         if headers and place.scheme not in (*HTTP, "hf"):
             raise ConfigError(f"headers are for http(s):// and hf://, not for {place.scheme}://")
         self._place, self._at = place, place
-        self._headers = dict(headers or {})
+        sent = dict(headers or {})
         self._patience = Patience(retries=retries)
         self._hub: HubAccess | None = None
         if place.scheme == "hf":
             who = {name: options.pop(name, None) for name in ("endpoint", "token")}
             self._hub = hub_access(place, timeout_s=timeout_s, patience=self._patience, **who)
             self._at = self._hub.files_at(place.key)
-            self._headers |= self._hub.headers
-        self._client = objects.connect(self._at, self._headers, float(timeout_s), options)
+            sent |= self._hub.headers
+        client = objects.connect(self._at, sent, float(timeout_s), options)
+        self._connection = _Connection(client=client, headers=sent)
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.url!r})"
@@ -104,7 +113,7 @@ class RemoteStore:
             size, tag, commit = file_facts(run(self._persist(path, "HEAD", self._headers_of)))
             return ObjectInfo(path=path, size=size, etag=tag, version=commit)
         size, etag, changed, version = objects.described(
-            run(self._persist(path, "HEAD", lambda key: objects.describe(self._client, key)))
+            run(self._persist(path, "HEAD", lambda key: objects.describe(self._connection.client, key)))
         )
         return ObjectInfo(path=path, size=size, etag=etag, last_modified=changed, version=version)
 
@@ -120,7 +129,7 @@ class RemoteStore:
             yield from self._list_hub(prefix)
             return
         base = self._key(prefix)
-        pages = objects.listing(self._client, base)
+        pages = objects.listing(self._connection.client, base)
         below = len(self._at.key) + 1 if self._at.key else 0
         while True:
             page = run(self._persist(prefix, "LIST", lambda _: objects.next_page(pages)))
@@ -147,7 +156,7 @@ class RemoteStore:
         """
         if self._place.scheme in (*HTTP, "hf"):
             raise ConfigError(f"{self.url} cannot be written: penstock only reads from {self._place.scheme}://")
-        run(self._persist(path, "PUT", lambda key: objects.write(self._client, key, data)))
+        run(self._persist(path, "PUT", lambda key: objects.write(self._connection.client, key, data)))
 
     def close(self) -> None:
         """Nothing is held but connections, which stores of one root share and which close when idle."""
@@ -177,7 +186,7 @@ class RemoteStore:
 
     async def _get(self, path: str, start: int | None, stop: int | None, etag: str | None) -> bytes:
         async def request(key: str) -> bytes:
-            data, meta = await objects.fetch(self._client, key, start, stop, etag)
+            data, meta = await objects.fetch(self._connection.client, key, start, stop, etag)
             if etag is not None and meta is not None and meta["e_tag"] not in (etag, None):
                 raise ObjectChanged(f"it was {etag} when it was opened and is now {meta['e_tag']}")
             if start is not None and stop is not None and len(data) != stop - start:
@@ -211,7 +220,7 @@ class RemoteStore:
     async def _ask(self, key: str) -> Answer | None:
         if self._at.scheme not in HTTP:
             return None
-        return await probe(self._at.root, key, self._headers)
+        return await probe(self._at.root, key, self._connection.headers)
 
     async def _explained(self, path: str, key: str, error: StoreError) -> StoreError:
         """Say which object it was, why, and what to do."""
@@ -237,7 +246,7 @@ class RemoteStore:
         if self._at.scheme not in ("s3", "gs", "az"):
             return False
         try:
-            await objects.next_page(objects.listing(self._client, "penstock-no-such-prefix"))
+            await objects.next_page(objects.listing(self._connection.client, "penstock-no-such-prefix"))
         except objects.BucketMissing:
             return True
         except Exception:  # noqa: BLE001

@@ -1,0 +1,58 @@
+"""Start an S3 server (moto) in a process of its own; `tests/conftest.py` has it as the fixture `s3`.
+
+def test_something(s3):
+    s3.create_bucket("b")
+    open_store("s3://b", **s3.options).put("x", b"…")
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Any
+
+START_S = 60.0
+
+
+class S3:
+    """An S3 server on a free port of this machine; it keeps everything in memory."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, "the S3 server for tests did not start"
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("the S3 server for tests does not answer")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What open_store needs to reach it."""
+        return {
+            "endpoint": self.url,
+            "access_key_id": "test",
+            "secret_access_key": "test",
+            "region": "us-east-1",
+            "virtual_hosted_style_request": False,
+        }
+
+    def create_bucket(self, name: str) -> None:
+        request = urllib.request.Request(f"{self.url}/{name}", method="PUT")
+        with urllib.request.urlopen(request, timeout=START_S) as response:
+            response.read()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait(START_S)
