@@ -76,7 +76,14 @@ class Meter:
     def _line(self) -> str:
         goal = "" if self.total is None else f" of {_human(self.total, self.unit)}"
         note = f", {self.note}" if self.note else ""
-        return f"{self.label}: {_human(self.done, self.unit)}{goal}, {self._rate()}{note}"
+        return f"{self.label}: {_human(self.done, self.unit)}{goal}, {self._rate()}{note}{self._left()}"
+
+    def _left(self) -> str:
+        """Say how long the rest will take, where that can be known."""
+        if self.total is None or not 0 < self.done < self.total:
+            return ""
+        seconds = round(self.elapsed_s * (self.total - self.done) / self.done)
+        return f", {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
 
 def _human(amount: float, unit: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -41,9 +42,13 @@ DocumentsOption = Annotated[
 OnErrorOption = Annotated[
     OnError, typer.Option(help="A row that can't be used ends the run, or is counted and passed over.")
 ]
-SOURCE_HELP = "One or more: a file, folder or glob of .txt, .jsonl, .json or .parquet, plain or .gz or .zst."
+SOURCE_HELP = (
+    "One or more: a file, folder, glob or URL of .txt, .jsonl, .json or .parquet, plain or .gz or .zst; a folder of "
+    "blocks; hf://ORG/NAME[:CONFIG][:SPLIT]."
+)
 
 
+_SPLIT = re.compile(r"[A-Za-z0-9_-]+=")
 TOKENIZERS = "a tokenizer.json, .tiktoken or .model, a folder with one, a Hub name, gpt2 or bytes"
 
 
@@ -133,7 +138,7 @@ def _places(source: list[str] | None, out: Path | None, command: str) -> tuple[l
 
 def _source(places: list[str]) -> str | list[str] | Mapping[str, list[str]]:
     """Read SPLIT=SOURCE arguments as a mapping; others are one source."""
-    named = [place.partition("=") for place in places if "=" in place and not Path(place).exists()]
+    named = [place.partition("=") for place in places if _SPLIT.match(place) and not Path(place).exists()]
     if not named:
         return places[0] if len(places) == 1 else places
     if len(named) != len(places):

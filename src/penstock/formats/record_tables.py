@@ -62,13 +62,13 @@ def _parquet_batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(pa.PythonFile(raw, mode="r"), pre_buffer=True) as table:
+    with pq.ParquetFile(pa.PythonFile(raw, mode="r"), pre_buffer=False) as table:
         names = _checked(file, table.schema_arrow.names, columns)
         groups = [table.metadata.row_group(group) for group in range(table.num_row_groups)]
         ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64).tolist()
         wanted = [group for group, end in enumerate(ends) if end > first_row]
         if hasattr(raw, "announce"):
-            raw.announce([_extent(groups[group], names) for group in wanted])
+            raw.announce([(ends[group], _extent(groups[group], names)) for group in wanted])
         for group in wanted:
             row = ends[group] - groups[group].num_rows
             size = max(1, groups[group].total_byte_size // max(1, groups[group].num_rows))

@@ -222,7 +222,7 @@ def _files(source: Source | Sequence[SourceFile]) -> Sequence[SourceFile]:
     if not isinstance(source, str | os.PathLike):
         if all(isinstance(place, SourceFile) for place in source):
             return [place for place in source if isinstance(place, SourceFile)]
-        return find_files([place for place in source if not isinstance(place, SourceFile)], RECORD_KINDS)
+        return find_files([place for place in source if not isinstance(place, SourceFile)], RECORD_KINDS, remote=True)
     folder = Path(source)
     if (folder / "dataset_dict.json").is_file():
         splits = ", ".join(map(repr, read_json(folder / "dataset_dict.json").get("splits", [])))
@@ -230,7 +230,7 @@ def _files(source: Source | Sequence[SourceFile]) -> Sequence[SourceFile]:
     if (folder / "state.json").is_file():
         names = [entry["filename"] for entry in read_json(folder / "state.json").get("_data_files", [])]
         return [source_file(folder / name, name=name, kinds=RECORD_KINDS) for name in names]
-    return find_files(source, RECORD_KINDS)
+    return find_files(source, RECORD_KINDS, remote=True)
 
 
 def begins_with_bracket(file: SourceFile, opener: Opener = open_raw) -> bool:

@@ -12,11 +12,12 @@ import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Literal
 
 from penstock.errors import ConfigError, ObjectMissing
+from penstock.store.urls import is_url, redact
 
 Kind = Literal["text", "jsonl", "json", "parquet", "csv", "tsv", "arrow"]
 Compression = Literal["gzip", "zstd"]
@@ -59,7 +60,7 @@ class SourceFile:
     compression: Compression | None
     size_bytes: int
     mtime_ns: int
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     """Where it is if not on this machine's disks; `path` is then its path below the source."""
     etag: str | None = None
     """What its store says changes with its content."""
@@ -67,7 +68,7 @@ class SourceFile:
     @property
     def place(self) -> str:
         """Where the file is, for people."""
-        return self.url or str(self.path)
+        return str(self.path) if self.url is None else redact(self.url)
 
     @property
     def signature(self) -> list[object]:
@@ -75,7 +76,7 @@ class SourceFile:
         return [self.name, self.size_bytes, self.mtime_ns if self.url is None else self.etag]
 
 
-def find_files(source: Source, kinds: Mapping[str, Kind] = KINDS) -> list[SourceFile]:
+def find_files(source: Source, kinds: Mapping[str, Kind] = KINDS, *, remote: bool = False) -> list[SourceFile]:
     """List the files of a source, in sorted order; those of a list in the order of the list.
 
     A folder gives all files below it of a known suffix, hidden ones left out; its .json files only if
@@ -84,16 +85,17 @@ def find_files(source: Source, kinds: Mapping[str, Kind] = KINDS) -> list[Source
     Args:
         source: where to look.
         kinds: what files of which suffix are; others are left out of folders, and refused by name.
+        remote: whether URLs will do, those that `remote_sources.find_remote` takes.
 
     Raises:
         ObjectMissing: there is no such file or folder, or a glob matches nothing.
         ConfigError: no file of a known kind, or several kinds in one folder; a URL.
     """
     if isinstance(source, str | os.PathLike):
-        return _found(source, kinds)
+        return _found(source, kinds, remote=remote)
     if not isinstance(source, Sequence) or not source:
         raise ConfigError(f"source must be a file, a folder, a glob or a list of these, got {source!r:.80}")
-    return [file for place in source for file in _found(place, kinds)]
+    return [file for place in source for file in _found(place, kinds, remote=remote)]
 
 
 def source_file(
@@ -140,15 +142,19 @@ def _elsewhere(suffix: str, kinds: Mapping[str, Kind]) -> str:
     return "; penstock download makes blocks of it, which it reads" if suffix in RECORD_KINDS.keys() - kinds else ""
 
 
-def _found(place: Place, kinds: Mapping[str, Kind]) -> list[SourceFile]:
+def _found(place: Place, kinds: Mapping[str, Kind], *, remote: bool) -> list[SourceFile]:
     text = os.fspath(place)
     path = Path(text)
     if path.is_dir():
         return _in_folder(path, kinds)
     if path.exists():
         return [source_file(path, kinds=kinds)]
-    if "://" in text:
-        raise ConfigError(f"{text} is a URL; download it first, a source must be on this machine's disks")
+    if is_url(text) and not remote:
+        raise ConfigError(f"{text} is a URL; download it first (penstock download), this needs files on the disk")
+    if is_url(text):
+        from penstock.formats.remote_sources import find_remote
+
+        return find_remote(text, kinds)
     if glob.has_magic(text):
         return _matched(text, kinds)
     raise ObjectMissing(f"{text} does not exist: a source is a file, a folder, a glob or a list of these")
