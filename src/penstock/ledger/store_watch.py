@@ -11,6 +11,8 @@ import time
 from penstock.ledger.block_document import BlockDocument, Lease
 from penstock.ledger.ledger import Claim, stale_claim
 
+MAX_SEEN = 10_000
+
 
 class LeaseWatch:
     """What one process knows about heartbeats: its own, and those of others."""
@@ -35,7 +37,11 @@ class LeaseWatch:
         beat, since = self._seen.get(lease.token, (-1, now))
         if beat != lease.beat:
             since = now
+            self._seen.pop(lease.token, None)
             self._seen[lease.token] = (lease.beat, now)
+            if len(self._seen) > MAX_SEEN:
+                # The one with the oldest heartbeat: its lease is over, or will be watched from its beginning again.
+                del self._seen[next(iter(self._seen))]
         return since + lease.lease_s - now
 
     def free_ended(self, document: BlockDocument) -> None:
@@ -43,7 +49,6 @@ class LeaseWatch:
         for chunk, lease in list(document.held.items()):
             if self.left_s(lease) <= 0:
                 document.give_back(chunk)
-                self._seen.pop(lease.token, None)
 
     def lease_of(self, document: BlockDocument, claim: Claim) -> Lease:
         """Give the lease of a claim of ours.
