@@ -31,6 +31,7 @@ _HOMES = {
     "transforms.tokenize_text": "TokenizeText",
     "prep.blocks": "process_raw_dataset_to_blocks",
     "prep.download": "download_dataset",
+    "prep.search": "search_datasets training_support",
     "prep.tokenize": "tokenize",
     "prep.train_tokenizer": "train_tokenizer",
     "datasets.tokens": "TokenDataset get_batch",

@@ -26,7 +26,7 @@ LAYOUTS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BlockFile:
+class BlockEntry:
     """One block as its folder describes it; what is None is known only after a look at the file."""
 
     block_id: int
@@ -62,7 +62,7 @@ def idx_path(path: str) -> str:
     return re.sub(r"(\.jsonl)?\.(jsonl|zst|txt)$", "", path) + ".idx"
 
 
-def find_blocks(folder: Path) -> tuple[DatasetBlockInfo | None, list[BlockFile]]:
+def find_blocks(folder: Path) -> tuple[DatasetBlockInfo | None, list[BlockEntry]]:
     """List the blocks of a local folder, and its manifest if it has one.
 
     Raises:
@@ -83,18 +83,18 @@ def find_blocks(folder: Path) -> tuple[DatasetBlockInfo | None, list[BlockFile]]
                 raise BadBlock(
                     f"{folder / layout.format(missing)} is missing, block {max(found)} is there: fetch it again"
                 )
-            return None, [BlockFile(block_id=number, path=layout.format(number)) for number in sorted(found)]
+            return None, [BlockEntry(block_id=number, path=layout.format(number)) for number in sorted(found)]
     raise ConfigError(
         f"{folder} holds neither {MANIFEST_NAME} nor blocks named as {LAYOUTS[0].format(0)}: make them with "
         "`penstock blocks`, or give another folder"
     )
 
 
-def listed_blocks(info: DatasetBlockInfo) -> list[BlockFile]:
+def listed_blocks(info: DatasetBlockInfo) -> list[BlockEntry]:
     """List the complete blocks of a manifest."""
     below = "" if info.output_dir in (None, "", ".") else f"{info.output_dir.replace(chr(92), '/').strip('/')}/"
     return [
-        BlockFile(
+        BlockEntry(
             block_id=block.block_id,
             path=below + block.file_path,
             sample_count=block.sample_count,

@@ -17,7 +17,7 @@ import orjson
 from penstock.errors import BadBlock, BadManifest, ObjectMissing
 from penstock.formats.block_bytes import BlockBytes, LocalBytes, MappedBytes, RemoteBytes
 from penstock.formats.block_frames import Frames
-from penstock.formats.block_layout import BlockFile, find_blocks, idx_path, is_compressed, listed_blocks
+from penstock.formats.block_layout import BlockEntry, find_blocks, idx_path, is_compressed, listed_blocks
 from penstock.formats.block_manifest import MANIFEST_NAME, DatasetBlockInfo, parse_block_manifest
 from penstock.formats.block_offsets import (
     ENTRY_BYTES,
@@ -42,7 +42,7 @@ class BlockPlace(Protocol):
 
     is_local: bool
     info: DatasetBlockInfo | None
-    blocks: list[BlockFile]
+    blocks: list[BlockEntry]
     max_open: int
     """Blocks to keep open at a time."""
 
@@ -260,7 +260,7 @@ def _ascending(found: np.ndarray, name: str) -> np.ndarray:
     return found
 
 
-def _expect_size(file: LocalBytes | MappedBytes, block: BlockFile) -> None:
+def _expect_size(file: LocalBytes | MappedBytes, block: BlockEntry) -> None:
     """Hold a file to the length the manifest says."""
     if block.size_bytes is not None and file.size != block.size_bytes:
         how = "shorter" if file.size < block.size_bytes else "longer"

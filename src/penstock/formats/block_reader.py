@@ -19,7 +19,8 @@ import numpy as np
 from penstock.formats.block_bytes import BlockBytes, LocalBytes, MappedBytes, read_scattered
 from penstock.formats.block_layout import is_text
 from penstock.formats.block_places import BlockPlace, open_place
-from penstock.formats.block_rows import parse_lines, parse_texts, text_column_of
+from penstock.formats.block_rows import parse_lines, parse_texts
+from penstock.formats.block_writer import find_text_column
 from penstock.formats.files import digest
 
 TABLE_BYTES = 64 << 20
@@ -84,7 +85,7 @@ class BlockReader:
         """Name the key of the text: the manifest's, else the first usual one of the first sample."""
         if self.info is not None:
             return self.info.text_column
-        return text_column_of(self.read(0, 0, 1)[0]) if len(self) else None
+        return find_text_column(self.read(0, 0, 1)[0]) if len(self) else None
 
     def fingerprint(self) -> str:
         """Say what the samples are: counts and checksums of the blocks, or else lengths of their lines."""
@@ -143,6 +144,11 @@ class BlockReader:
     def lengths(self) -> np.ndarray:
         """Bytes of every sample's line, int64 [len(self)]; reads all offset tables."""
         return np.concatenate([np.diff(self._offsets(number)) for number in range(len(self.counts))])
+
+    def release(self, block: int) -> None:
+        """Let go of a block's file; it is opened again when it is needed."""
+        with self._lock:
+            self._open.pop(block, None)
 
     def close(self) -> None:
         """Let go of all files; they are opened again when they are needed."""

@@ -7,7 +7,7 @@ between every two: so each line held exactly one, whatever its neighbours hold.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,19 +19,8 @@ from penstock.formats.json_lines import parse_json
 _OBJECTS = {dict}
 _WHITE = b" \t\r\n"
 
-TEXT_COLUMNS = ("text", "content", "sentence", "document", "article", "body", "input", "output")
-
 Where = Callable[[int], tuple[str, int]]
 """Place in what was asked → file, and line from 1."""
-
-
-def text_column_of(sample: Mapping[str, Any]) -> str | None:
-    """Name the key of a sample's text: the first usual one it has, else its first.
-
-    >>> text_column_of({"id": 1, "body": "…"}), text_column_of({"id": 1})
-    ('body', 'id')
-    """
-    return next((name for name in TEXT_COLUMNS if name in sample), next(iter(sample), None))
 
 
 def parse_lines(lines: Sequence[Any], where: Where) -> list[dict[str, Any]]:

@@ -1,0 +1,183 @@
+"""BlockDataset: samples by id that keep the laws in every lane, with transforms and with damage."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from block_subjects import ids, sample, write_blocks, write_lines
+from penstock import BadRecord, BlockDataset, ConfigError, ObjectChanged, SampleError, StreamingDataLoader, TokenizeText
+from penstock.testing import (
+    check_close,
+    check_elastic,
+    check_epoch_is_permutation,
+    check_fetch,
+    check_lanes,
+    check_resume,
+    check_state_size,
+)
+
+
+@pytest.fixture(params=[None, "zstd"])
+def dataset(request, tmp_path):
+    return BlockDataset(write_blocks(tmp_path / "water", 70, 20, compression=request.param))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_blocks(tmp_path / "water", 70, 20)
+
+
+def test_it_says_what_it_holds(dataset):
+    assert len(dataset) == 70
+    assert dataset.blocks == (20, 20, 20, 10)
+    assert dataset.block_ends.tolist() == [20, 40, 60, 70]
+    assert dataset[69] == dataset[-1] == sample(69)
+    assert dataset.text_column == "text"
+    assert repr(dataset).endswith("70 samples in 4 blocks)")
+    with pytest.raises(IndexError, match="there are 70"):
+        dataset[70]
+
+
+def test_fetch_is_row_pure(dataset):
+    check_fetch(dataset)
+
+
+@pytest.mark.parametrize("shuffle", [True, "window"])
+def test_all_lanes_give_the_same_batches(dataset, shuffle):
+    check_lanes(dataset, workers=(0, 2), batch_size=8, shuffle=shuffle, window=2)
+
+
+def test_order_resume_worlds_and_closing_keep_their_laws(folder):
+    def loader(world=None, batch_size=8, shuffle="window"):
+        return StreamingDataLoader(BlockDataset(folder), batch_size, shuffle=shuffle, window=2, world=world)
+
+    check_resume(loader, at=(0, 3, 8, 9))
+    check_epoch_is_permutation(lambda world: loader(world), 70, world_sizes=(1, 3))
+    check_elastic(lambda world, size: loader(world, size), 70, saved_on=(2,), resumed_on=(1, 4))
+    check_close(loader)
+    check_state_size(loader())
+
+
+def test_texts_stay_texts_and_numbers_become_tensors(folder):
+    with closing(StreamingDataLoader(BlockDataset(folder), 4)) as loader:
+        batch = next(iter(loader))
+    assert torch.equal(batch["id"], torch.arange(4))
+    assert batch["text"] == [sample(number)["text"] for number in range(4)]
+
+
+def test_fields_are_chosen_and_those_that_are_missing_are_none(folder):
+    dataset = BlockDataset(folder, fields=["text", "title"])
+    assert dataset[3] == {"text": sample(3)["text"], "title": None}
+    assert BlockDataset(folder, fields=("id",)).fetch(np.array([5, 2])) == [{"id": 5}, {"id": 2}]
+    assert dataset.fingerprint != BlockDataset(folder).fingerprint
+
+
+class Bytes:
+    """A tokenizer that knows bytes."""
+
+    def encode(self, text):
+        return list(text.encode())
+
+
+@pytest.mark.parametrize("lane", [{}, {"num_workers": 2}, {"num_workers": 1, "worker_type": "process"}])
+@pytest.mark.parametrize("padded", [True, False])
+def test_texts_are_tokenized_on_the_way(folder, lane, padded):
+    transform = TokenizeText(Bytes(), 16, pad_to_length=padded)
+    with closing(StreamingDataLoader(BlockDataset(folder), 4, transform=transform, **lane)) as loader:
+        batch = next(iter(loader))
+    assert batch["input_ids"].shape == (4, 16)
+    assert bytes(batch["input_ids"][2].tolist()[:9]) == b"sample 2,"
+    inside = batch["attention_mask"][:, 1:] == 1
+    assert torch.equal(batch["input_ids"][:, 1:][inside], batch["labels"][:, :-1][inside])
+
+
+@pytest.mark.parametrize("lane", [{}, {"num_workers": 2}])
+def test_a_malformed_line_follows_the_policy(folder, lane):
+    path = folder / "blocks" / "block_00001.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'{"id":25,', b'{"id":2x,'))
+    os.utime(path.with_suffix(".idx"))
+    with closing(StreamingDataLoader(BlockDataset(folder), 10, on_error="skip", **lane)) as loader:
+        found = [id_ for batch in loader for id_ in batch["id"].tolist()]
+        assert found == [number for number in range(70) if number != 25]
+        assert loader.stats.skipped == Counter(BadRecord=1)
+    with closing(StreamingDataLoader(BlockDataset(folder), 10, **lane)) as loader:
+        with pytest.raises(SampleError, match=r"sample 25 .*line 6 of .*block_00001\.jsonl") as raised:
+            list(loader)
+        assert isinstance(raised.value.__cause__, BadRecord)
+
+
+@pytest.mark.parametrize("lane", [{}, {"num_workers": 2}, {"num_workers": 1, "worker_type": "process"}])
+def test_what_is_not_ascii_is_left_out_and_moves_nothing(tmp_path, lane):
+    def make(number):
+        return {"id": number, "text": "süß" if number % 10 == 3 else "plain"}
+
+    dataset = BlockDataset(write_blocks(tmp_path, 40, 15, make=make), ascii_only=True)
+    assert dataset[13] is None
+    assert dataset.fetch(np.array([3, 4]))[1]["id"] == 4
+    with closing(StreamingDataLoader(dataset, 10, **lane)) as loader:
+        batches = [batch["id"].tolist() for batch in loader]
+        assert batches == [[10 * k + j for j in range(10) if j != 3] for k in range(4)]
+        assert loader.stats.skipped == Counter(filtered=4)
+
+
+def test_torch_s_own_loader_takes_it(folder):
+    loader = torch.utils.data.DataLoader(BlockDataset(folder), batch_size=7)
+    assert [id_ for batch in loader for id_ in batch["id"].tolist()] == list(range(70))
+
+
+def test_it_travels_as_a_path_and_refuses_other_data(folder):
+    dataset = BlockDataset(folder)
+    packed = pickle.dumps(dataset)
+    assert len(packed) < 1_000
+    assert ids(pickle.loads(packed).fetch(np.array([61, 4]))) == [61, 4]
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    write_blocks(folder, 70, 20, make=lambda number: sample(number + 1))
+    with pytest.raises(ObjectChanged, match="other blocks"):
+        pickle.loads(packed)
+
+
+OPEN_FILES = """
+import glob, os, sys
+from penstock import BlockDataset
+dataset = BlockDataset(sys.argv[1])
+opened = [os.path.realpath(link) for link in glob.glob("/proc/self/fd/*")]
+print(len(dataset), "torch" in sys.modules, [name for name in opened if "/blocks/" in name])
+"""
+
+
+def test_opening_touches_no_block_and_no_torch(folder):
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    done = subprocess.run([sys.executable, "-c", OPEN_FILES, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout == "70 False []\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"fields": "text"}, "fields must be a list of names"),
+        ({"pad_id": -1}, "pad_id must be"),
+        ({"mapped_bytes": "1gb"}, "mapped_bytes must be"),
+    ],
+)
+def test_arguments_that_cannot_work_are_named(folder, arguments, said):
+    with pytest.raises(ConfigError, match=said):
+        BlockDataset(folder, **arguments)
+
+
+def test_a_folder_without_samples_is_refused(tmp_path):
+    write_lines(tmp_path / "block_0.jsonl", [])
+    with pytest.raises(ConfigError, match="holds no samples"):
+        BlockDataset(tmp_path)
