@@ -189,7 +189,7 @@ class Database:
         try:
             yield
         except sqlite3.OperationalError as error:
-            code = (error.sqlite_errorcode or 0) & 0xFF
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:
                 advice = f"no space left on the disk of {self.path.parent}; free some, then go on: nothing was recorded"
             elif code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
@@ -224,7 +224,7 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return (error.sqlite_errorcode or 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 _held_for_fork: list[Database] = []
