@@ -13,28 +13,36 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from penstock.errors import ConfigError, LoaderClosed
 from penstock.loader.assignment import Assignment, Planned
+from penstock.loader.claims import Claimed, StopAfter
 from penstock.loader.engine import Engine, InlineEngine, LaneEngine, run_ahead
 from penstock.loader.processes import ProcessLane
 from penstock.loader.recipe import Policy, Recipe
 from penstock.loader.settings import (
+    block_sizes_of,
     build_order,
+    check_assignment,
     check_collate,
     check_remainder,
     check_timeout,
     check_transforms,
     check_workers,
+    refuse_for_claims,
     refuse_unknown,
 )
 from penstock.loader.stats import BatchInfo, LoaderStats
 from penstock.loader.threads import ThreadLane
 from penstock.loader.transfer import Mover
 from penstock.loader.world import WorldOnce
+from penstock.plan.chunks import ChunkPlan
 from penstock.plan.plan import Remainder
 from penstock.types import World, check_choice, check_device, check_int
+
+if TYPE_CHECKING:
+    from penstock.ledger.chunk_tracker import ChunkTracker
 
 Transform = Callable[..., Any]
 
@@ -75,6 +83,15 @@ class StreamingDataLoader:
             of it wastes least padding. It is part of the order, so it stays when the world changes.
         on_error: a sample that fails "raise"s a SampleError, is "skip"ped (its batch is smaller by one), or
             "substitute"d by another; counted in `stats`, listed in `stats.quarantine`.
+        assignment: "plan": the order above says who reads what. "claim": this process claims chunks of the dataset from
+            `tracker`, as others that train it do, and each is completed exactly once an epoch. Batches never cross
+            chunks, `shuffle=True` shuffles inside each, and there is no `len()`. See the guide "claims".
+        tracker: the ChunkTracker to claim from.
+        dataset_chunk_size: samples per claimed chunk; all processes on one ledger give the same.
+        stop_after: where an iteration by claims ends: "epoch", when every chunk is complete, by whomever; "block", when
+            the block it began with has no chunk left; a number of batches, through epochs; None: never.
+        uneven: True lets the ranks of a data-parallel group claim different numbers of batches, for training under
+            torch's `Join`; without it, claims in a group need a number for `stop_after`.
         timeout: seconds a batch of a worker may take; then LoaderTimeout says what it waits for.
         unknown: refused; for torch's arguments that are not here, the error says what to use instead.
 
@@ -110,6 +127,11 @@ class StreamingDataLoader:
         window: int = 16,
         length_bucket: int | None = None,
         on_error: Policy = "raise",
+        assignment: Literal["plan", "claim"] = "plan",
+        tracker: ChunkTracker | None = None,
+        dataset_chunk_size: int = 4000,
+        stop_after: StopAfter = "epoch",
+        uneven: bool = False,
         timeout: float = 300.0,
         **unknown: Any,
     ) -> None:
@@ -138,15 +160,38 @@ class StreamingDataLoader:
         self._pin_memory = pin_memory
         self._device = check_device(device)
         self._world = WorldOnce(world)
-        self._assignment: Assignment = Planned(
-            dataset,
-            build_order(dataset, shuffle, seed, window, length_bucket),
-            seed=seed,
-            remainder=check_remainder(drop_last, remainder),
-            batch_size=self.batch_size,
-            global_batch_size=global_batch_size,
-            world=self._world,
-        )
+        leftover = check_remainder(drop_last, remainder)
+        self._assignment: Assignment
+        check_assignment(assignment, tracker, stop_after, uneven)
+        if tracker is not None:
+            refuse_for_claims(shuffle, leftover, global_batch_size, length_bucket)
+            plan = ChunkPlan(
+                block_sizes=block_sizes_of(dataset),
+                chunk_size=check_int("dataset_chunk_size", dataset_chunk_size, minimum=1),
+                batch_size=self.batch_size or 1,
+                shuffle_seed=seed if shuffle else None,
+                remainder="drop" if leftover == "drop" else "short",
+            )
+            self._assignment = Claimed(
+                dataset,
+                tracker,
+                plan,
+                seed=seed,
+                stop_after=stop_after,
+                uneven=uneven,
+                world=self._world,
+                timeout=self.timeout,
+            )
+        else:
+            self._assignment = Planned(
+                dataset,
+                build_order(dataset, shuffle, seed, window, length_bucket),
+                seed=seed,
+                remainder=leftover,
+                batch_size=self.batch_size,
+                global_batch_size=global_batch_size,
+                world=self._world,
+            )
         self._engine: Engine | None = None
         self._engine_pid = 0
         self._turn: object = None

@@ -83,6 +83,40 @@ def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucke
     return LengthBuckets(order, lengths, bucket=length_bucket, window=64 * length_bucket, seed=seed)
 
 
+def check_assignment(assignment: Any, tracker: Any, stop_after: Any, uneven: Any) -> None:
+    """Refuse what belongs to claims without claims, and claims without a tracker."""
+    check_choice("assignment", assignment, ("plan", "claim"))
+    check_choice("uneven", uneven, (True, False))
+    if stop_after not in ("epoch", "block", None):
+        check_int("stop_after, unless it is 'epoch', 'block' or None,", stop_after, minimum=1)
+    if assignment == "plan":
+        for name, given in (
+            ("tracker", tracker is not None),
+            ("stop_after", stop_after != "epoch"),
+            ("uneven", uneven),
+        ):
+            if given:
+                raise ConfigError(f"{name} belongs to claims: give assignment='claim' too, or leave it out")
+    elif not hasattr(tracker, "reopen_after"):
+        raise ConfigError(f"assignment='claim' needs tracker=penstock.ChunkTracker(…), got {tracker!r}")
+
+
+def refuse_for_claims(shuffle: Any, remainder: Remainder, global_batch_size: Any, length_bucket: Any) -> None:
+    """Refuse what has no meaning where batches never cross the chunks of one process."""
+    check_choice("shuffle, by claims,", shuffle, (False, True, None))
+    if remainder in ("pad", "carry"):
+        raise ConfigError(f"remainder={remainder!r}: by claims batches never cross chunks, so 'short' or 'drop'")
+    for name, value in (("global_batch_size", global_batch_size), ("length_bucket", length_bucket)):
+        if value is not None:
+            raise ConfigError(f"{name}={value!r} has no meaning by claims, where every process cuts its own chunks")
+
+
+def block_sizes_of(dataset: Any) -> tuple[int, ...]:
+    """Give the samples of each block of a dataset; one that has no blocks is one."""
+    ends = getattr(dataset, "block_ends", None)
+    return (len(dataset),) if ends is None else tuple(np.diff(np.asarray(ends, np.int64), prepend=0).tolist())
+
+
 def check_workers(dataset: Any, num_workers: Any, worker_type: Any) -> tuple[int, str]:
     """Choose how many workers of which kind."""
     check_choice("worker_type", worker_type, ("auto", "thread", "process"))

@@ -5,26 +5,37 @@ No rank, no world, no workers, nothing in flight: so any rank's copy resumes any
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.errors import ConfigError, StateMismatch
-from penstock.plan.order import Order
 from penstock.plan.plan import Cursor
 
 STATE_VERSION = 1
 
 
-def write_state(cursor: Cursor, order: Order, seed: int, fingerprint: str | None) -> dict[str, Any]:
+class Stream(Protocol):
+    """What a cursor is a cursor of: an order, or chunks that are claimed."""
+
+    @property
+    def name(self) -> str:
+        """What decides which sample comes when, the seed apart."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in an epoch."""
+
+
+def write_state(cursor: Cursor, stream: Stream, seed: int, fingerprint: str | None) -> dict[str, Any]:
     """Describe a cursor and the stream it belongs to, ready for JSON."""
     return {
         "version": STATE_VERSION,
         "epoch": cursor.epoch,
         "samples": cursor.samples,
-        **_belongs_to(order, seed, fingerprint),
+        **_belongs_to(stream, seed, fingerprint),
     }
 
 
-def read_state(state: Any, order: Order, seed: int, fingerprint: str | None) -> Cursor:
+def read_state(state: Any, stream: Stream, seed: int, fingerprint: str | None) -> Cursor:
     """Take the cursor out of a state, if it belongs to this stream.
 
     Raises:
@@ -37,7 +48,7 @@ def read_state(state: Any, order: Order, seed: int, fingerprint: str | None) -> 
             f"the state has version {state['version']!r}, this penstock reads version {STATE_VERSION}: load it with "
             "the release that wrote it"
         )
-    here = _belongs_to(order, seed, fingerprint)
+    here = _belongs_to(stream, seed, fingerprint)
     missing = [name for name in ("epoch", "samples", *here) if name not in state]
     if missing:
         raise StateMismatch(f"the state lacks {', '.join(missing)}: it was cut off or edited")
@@ -55,8 +66,8 @@ def read_state(state: Any, order: Order, seed: int, fingerprint: str | None) -> 
         raise StateMismatch(f"the state was edited: {error}") from None
 
 
-def _belongs_to(order: Order, seed: int, fingerprint: str | None) -> dict[str, Any]:
-    return {"order": order.name, "seed": seed, "num_samples": order.num_samples, "fingerprint": fingerprint}
+def _belongs_to(stream: Stream, seed: int, fingerprint: str | None) -> dict[str, Any]:
+    return {"order": stream.name, "seed": seed, "num_samples": stream.num_samples, "fingerprint": fingerprint}
 
 
 def _shown(state: Any) -> str:
