@@ -20,7 +20,9 @@ _LISTED = 16
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="A token bin, a text source, a tokenizer, a checkpoint, a loader's state; or a folder."),
+        typer.Argument(
+            help="A token bin, text source, tokenizer, checkpoint or loader's state; a folder of these or of blocks."
+        ),
     ],
     rows: Annotated[int, typer.Option(min=0, help="First documents or rows to show.")] = 3,
     tokenizer: Annotated[
@@ -47,6 +49,8 @@ def describe(path: Path, *, rows: int, tokenizer: str | None, dtype: str | None)
         PenstockError: it can't be read, or is of no kind that penstock knows.
     """
     from penstock.cli import inspect_files as files
+    from penstock.cli.block_folders import describe_blocks
+    from penstock.formats.block_manifest import MANIFEST_NAME
     from penstock.formats.sources import find_files
     from penstock.formats.tokens import docs_path, read_meta
 
@@ -63,16 +67,21 @@ def describe(path: Path, *, rows: int, tokenizer: str | None, dtype: str | None)
         return files.describe_checkpoint(path)
     if path.suffix in files.TOKENIZER_SUFFIXES:
         return files.describe_tokenizer(path)
+    if path.name == MANIFEST_NAME:
+        return describe_blocks(path.parent, rows=rows)
     if path.suffix == ".json":
         return files.describe_json(path, rows=rows)
     return files.describe_sources(find_files(path), rows=rows)
 
 
 def _describe_folder(folder: Path, rows: int) -> JsonDict:
-    """List a folder's bins, finished or not; without any, its checkpoints; else take it for a source."""
+    """Describe its blocks; else list its bins, finished or not; else its checkpoints; else take it for a source."""
+    from penstock.cli.block_folders import describe_blocks, holds_blocks
     from penstock.cli.inspect_files import CHECKPOINT_SUFFIXES, describe_bin, describe_sources, describe_unfinished
     from penstock.formats.sources import find_files
 
+    if holds_blocks(folder):
+        return describe_blocks(folder, rows=rows)
     bins = bins_below(folder)
     begun = sorted(folder.glob("*.bin.partial"))
     if bins or begun:

@@ -143,7 +143,7 @@ def _table(files: Sequence[SourceFile], rows: int) -> tuple[int, JsonDict, list[
                         break
         except (pa.ArrowException, OSError) as error:
             raise BadBlock(f"{file.path} cannot be read as Parquet: {error}; fetch or write it again") from error
-    return count, fields, [_short(row) for row in shown]
+    return count, fields, [short(row) for row in shown]
 
 
 def _lines(files: Sequence[SourceFile], rows: int) -> tuple[int, JsonDict | None, list[Any]]:
@@ -156,7 +156,7 @@ def _lines(files: Sequence[SourceFile], rows: int) -> tuple[int, JsonDict | None
     if files[0].kind == "json" and len(first) == 1:
         return _json_value(first[0], rows)
     records = [_record(line) for line in first]
-    return count, _fields(records), [_short(record) for record in records[:rows]]
+    return count, _fields(records), [short(record) for record in records[:rows]]
 
 
 def _count_lines(file: SourceFile) -> int:
@@ -178,7 +178,7 @@ def _json_value(line: bytes, rows: int) -> tuple[int, JsonDict, list[Any]]:
     """Describe a .json file that is one line: a list of records, or one."""
     value = _record(line)
     records = value if isinstance(value, list) else [value]
-    return len(records), _fields(records[:_FIELD_ROWS]), [_short(record) for record in records[:rows]]
+    return len(records), _fields(records[:_FIELD_ROWS]), [short(record) for record in records[:rows]]
 
 
 def _record(line: bytes) -> Any:
@@ -285,16 +285,16 @@ def describe_json(path: Path, *, rows: int = 3) -> JsonDict:
     if isinstance(head, dict) and isinstance(head.get("model"), dict) and "vocab" in head["model"]:
         return {**describe_tokenizer(path), "model": head["model"].get("type")}
     if isinstance(head, dict):
-        return {"kind": "JSON object", "path": os.fspath(path), "fields": _fields([head]), "first_rows": [_short(head)]}
+        return {"kind": "JSON object", "path": os.fspath(path), "fields": _fields([head]), "first_rows": [short(head)]}
     return describe_sources([source_file(path)], rows=rows)
 
 
-def _short(value: Any) -> Any:
-    """Cut long texts in a record, and make all of it JSON."""
+def short(value: Any) -> Any:
+    """Cut long texts in a value, and make all of it JSON."""
     if isinstance(value, dict):
-        return {name: _short(inner) for name, inner in value.items()}
+        return {name: short(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_short(inner) for inner in value[:8]]
+        return [short(inner) for inner in value[:8]]
     return value if value is None or isinstance(value, bool | int | float) else _cut(str(value))
 
 

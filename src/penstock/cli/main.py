@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import download, inspect, plan, tokenize, verify
+from penstock.cli import blocks, download, inspect, plan, search, tokenize, verify
 from penstock.demo.command import demo
 from penstock.errors import PenstockError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="Make tokenizers.", no_args_is_help=True)
 
 app.command()(demo)
+app.command()(search.search)
 app.command()(download.download)
 app.command()(blocks.blocks)
 app.command()(tokenize.tokenize)

@@ -1,4 +1,4 @@
-"""`penstock verify`: is every byte of the bins as it was written?"""
+"""`penstock verify`: is every byte of bins and blocks as it was written?"""
 
 from __future__ import annotations
 
@@ -9,31 +9,51 @@ from typing import Annotated, Any
 
 import typer
 
+from penstock.cli.block_folders import block_folders_below, holds_blocks
 from penstock.cli.inspect import JsonOption, bins_below, check_has_bins, check_is_there, print_json
 from penstock.errors import FormatError, ObjectMissing
+from penstock.formats.block_manifest import MANIFEST_NAME
 
 _AT_A_TIME = 4
 """Bins verified at the same time; each of them keeps all cores busy, but for its start and end."""
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(help="A .bin, or a folder: then all bins in it and below.")],
+    path: Annotated[
+        Path, typer.Argument(help="A .bin, or a folder: of blocks, or with bins and folders of blocks in it and below.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Compare token bins with their checksums, reading all of them; exit code 1 if one has changed."""
-    check_is_there(path, "a .bin or a folder of bins")
-    bins = bins_below(path) if path.is_dir() else [path]
+    """Compare bins and blocks with their checksums, reading all of them; exit code 1 if one has changed."""
+    check_is_there(path, "a .bin, a folder of bins, or a folder of blocks")
+    folders = _block_folders(path)
+    bins = [] if folders else [path]
     if path.is_dir():
-        bins = sorted({*bins, *_missing_bins(path)})
-        check_has_bins(path, bins)
+        bins = sorted({*bins_below(path), *_missing_bins(path)})
+        # The files beside blocks are theirs.
+        bins = [place for place in bins if not any(folder in place.parents for folder in folders)]
+        if not folders:
+            check_has_bins(path, bins)
+    # Each folder of blocks keeps all cores busy.
+    results = [_verify_blocks(folder) for folder in folders]
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        results = list(pool.map(_verify, bins))
+        checked = list(pool.map(_verify, bins))
+    results += checked
     if as_json:
-        print_json({"ok": all(result["problem"] is None for result in results), "bins": results})
+        fine = all(result["problem"] is None for result in results)
+        print_json({"ok": fine, "blocks": results[: len(folders)], "bins": checked})
     else:
         _print(results)
     if any(result["problem"] for result in results):
         raise typer.Exit(1)
+
+
+def _block_folders(path: Path) -> list[Path]:
+    """Find the folders of blocks: the path itself, of whatever layout, else those with a manifest below it."""
+    if not path.is_dir():
+        return [path.parent] if path.name == MANIFEST_NAME else []
+    below = block_folders_below(path)
+    return below or ([path] if holds_blocks(path) else [])
 
 
 def _missing_bins(folder: Path) -> list[Path]:
@@ -52,13 +72,22 @@ def _verify(path: Path) -> dict[str, Any]:
     return {"path": os.fspath(path), "bytes": path.stat().st_size if path.exists() else None, "problem": problem}
 
 
+def _verify_blocks(folder: Path) -> dict[str, Any]:
+    from penstock.formats.block_check import verify_block_structure
+
+    ok, message = verify_block_structure(folder)
+    return {"path": os.fspath(folder), "found": message if ok else None, "problem": None if ok else message}
+
+
 def _print(results: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
     for result in results:
         if result["problem"] is None:
-            console.print(f"[green]ok[/green]   {result['path']}  {result['bytes']:,} bytes")
+            found = result.get("found") or f"{result['path']}  {result['bytes']:,} bytes"
+            console.print("[green]ok[/green]   ", end="")
+            console.print(found, markup=False)
         else:
             console.print("[red]BAD[/red]  ", end="")
             console.print(result["problem"], markup=False)

@@ -27,22 +27,21 @@ _SUFFIXES = {
 """What common files begin with."""
 
 
-def keep_asset(folder: Path, content: bytes, suffix: str = "") -> str:
+def keep_asset(folder: Path, content: bytes) -> str:
     """Write bytes as a file, unless they are there; give its path relative to the folder that holds `folder`.
 
     The file is whole wherever its name is seen, but a power cut may still take it, until `sync_assets`.
 
     Args:
         folder: the dataset's `assets`; made with the first file.
-        content: what to write.
-        suffix: ends the name, with its dot. Empty: what the bytes begin with decides, else .bin.
+        content: what to write; what it begins with decides the name's suffix, .dat if that is nothing known.
 
     Raises:
         StoreError: the disk is full, or can't be written.
     """
-    known = suffix or next((ending for magic, ending in _SUFFIXES.items() if content.startswith(magic)), ".bin")
+    suffix = next((ending for magic, ending in _SUFFIXES.items() if content.startswith(magic)), ".dat")
     key = digest(content)
-    path = folder / key[:2] / f"{key}{known.lower()}"
+    path = folder / key[:2] / f"{key}{suffix}"
     with store_errors(path):
         # After a power cut there may be a name without its bytes: the name alone is no proof.
         if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):

@@ -34,15 +34,17 @@ def begin_or_resume(new: DatasetBlockInfo, folder: Path, compression: str | None
         BadManifest: its manifest can't be read.
         BadBlock: a complete block is missing or has another size.
     """
-    if (folder / MANIFEST_NAME).is_file():
-        info = read_block_manifest(folder)
+    there = read_block_manifest(folder) if (folder / MANIFEST_NAME).is_file() else None
+    if there is not None and (there.blocks or there.finished):
+        info = there
         _check_settings(info, new, folder, compression)
         _check_source(info, new, folder)
         _check_sizes(info, folder)
     else:
         info = new
-        _check_unclaimed(folder)
-        # From the first moment on the folder is known for what it is, and by which settings.
+        if there is None:
+            _check_unclaimed(folder)
+        # From the first moment on the folder is known for what it is.
         write_block_manifest(folder, info)
     _clear(folder, len(info.blocks))
     return info

@@ -62,11 +62,9 @@ def process_raw_dataset_to_blocks(
     folder = Path(output_dir)
     records = open_records(input_path, on_error=on_error, on_nan=on_nan, assets=folder / ASSETS_FOLDER)
     _refuse_own_output(records, folder)
-    source = {"files": records.signature, "on_error": on_error, "on_nan": on_nan}
-    if (folder / MANIFEST_NAME).is_file():
-        begun = (read_block_manifest(folder).source or {}).get("from")
-        if isinstance(begun, dict) and "files" in begun:
-            refuse_other_files(begun["files"], records.signature, folder)
+    _refuse_other_source(records, folder)
+    # What to do with bad rows is no part of it: a run that was stopped by one may go on passing over them.
+    source = {"files": records.signature}
     writer = StreamingBlockWriter(
         folder, dataset_name, block_size, log_callback, compression=compression, source=source
     )
@@ -115,6 +113,16 @@ def _reporter(meter: Meter, log: Callable[[str], None] | None) -> Callable[[Line
             log(f"skipped {row.file}:{row.line}: {row.reason}")
 
     return report
+
+
+def _refuse_other_source(records: Records, folder: Path) -> None:
+    """Refuse a folder that was begun from other files, naming the first."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return
+    info = read_block_manifest(folder)
+    begun = (info.source or {}).get("from")
+    if info.blocks and isinstance(begun, dict) and "files" in begun:
+        refuse_other_files(begun["files"], records.signature, folder)
 
 
 def _refuse_own_output(records: Records, folder: Path) -> None:
