@@ -163,12 +163,14 @@ class Handler(BaseHTTPRequestHandler):
     def token(self) -> str:
         return (self.headers.get("Authorization") or "").removeprefix("Bearer ")
 
+    def check_token(self) -> None:
+        if self.token() and self.token() not in self.server.tokens():
+            raise Refused(401, message="Invalid credentials in Authorization header")
+
     def repo(self, name: str, *, contents: bool = False) -> dict:
         """Give a repository's settings, or refuse as the Hub does; `contents` are what a gate guards."""
         path = self.server.root / name / "repo.json"
-        known = self.server.tokens()
-        if self.token() and self.token() not in known:
-            raise Refused(401, message="Invalid credentials in Authorization header")
+        self.check_token()
         settings = json.loads(path.read_text()) if path.is_file() else None
         reads = settings is not None and self.token() in settings["readers"]
         if settings is None or (settings["private"] and not reads):
@@ -186,6 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         return folder
 
     def search(self) -> None:
+        self.check_token()
         wanted = dict(self.query)
         filters = [value for key, value in self.query if key == "filter"]
         found = []

@@ -33,6 +33,7 @@ class HubAccess:
 
     endpoint: str
     repo: str
+    """ORG/NAME; empty for a search, which is of no dataset."""
     revision: str
     """A branch, a tag, a pull request's ref or a commit."""
     token: str | None = field(repr=False)
@@ -52,7 +53,7 @@ class HubAccess:
     @property
     def page(self) -> str:
         """Where a person finds the dataset."""
-        return f"{self.endpoint}/datasets/{self.repo}"
+        return f"{self.endpoint}/datasets/{self.repo}".rstrip("/")
 
     def files_at(self, key: str) -> Place:
         """Give the place of a file or folder on the Hub's web server."""
@@ -131,8 +132,22 @@ def hub_tree(access: HubAccess, folder: str = "") -> Iterator[tuple[str, int, st
                 yield entry["path"], entry["size"], (entry.get("lfs") or entry)["oid"]
 
 
-def hub_search(access: HubAccess, query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Go through the datasets that the Hub finds, in its order, page by page."""
+def hub_search(
+    query: Mapping[str, Any], *, endpoint: str | None = None, token: str | bool | None = None
+) -> Iterator[dict[str, Any]]:
+    """Go through the datasets that the Hub finds for a query of its API, in its order, page by page.
+
+    Raises:
+        AccessDenied, StoreUnavailable: see `hub_commit`.
+    """
+    access = HubAccess(
+        endpoint=hub_endpoint(endpoint),
+        repo="",
+        revision="main",
+        token=hub_token(token),
+        timeout_s=30.0,
+        patience=Patience(),
+    )
     for page in _pages(access, "/api/datasets", query):
         yield from page
 
