@@ -82,8 +82,17 @@ def test_every_epoch_grants_all_chunks_again_and_shuffles_them_anew(open_tracker
 
 
 def test_loaders_of_one_ledger_share_an_epoch_without_a_sample_twice(open_tracker):
+    # All have begun before any goes on: one that came when all was done would begin the next epoch.
+    begun = threading.Barrier(3)
+
+    def read(loader):
+        batches = iter(loader)
+        first = next(batches)
+        begun.wait(60)
+        return ids_of([first, *batches])
+
     with ThreadPoolExecutor(3) as pool:
-        shares = list(pool.map(ids_of, [claiming(open_tracker()) for _ in range(3)]))
+        shares = list(pool.map(read, [claiming(open_tracker()) for _ in range(3)]))
     assert sorted(flat(batch for share in shares for batch in share)) == ALL
 
 
