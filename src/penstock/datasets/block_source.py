@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
+from penstock.datasets.block_filling import FilledBlocks, cache_folder
+from penstock.errors import ObjectMissing
+from penstock.formats.block_manifest import MANIFEST_NAME
 from penstock.formats.block_reader import BlockReader
+from penstock.store.urls import is_url
 
 Rows = list[dict[str, Any]]
 
@@ -98,5 +103,20 @@ def open_block_source(
     timeout: float,
     storage_options: Mapping[str, Any] | None,
 ) -> BlockSource:
-    """Open a folder of blocks; the arguments are those of `BlockManager`."""
-    return ReadyBlocks(BlockReader(path, mapped_bytes=0, storage_options=storage_options), samples_per_block)
+    """Open a folder of blocks, or raw data of which blocks are made; the arguments are those of `BlockManager`."""
+    options = dict(storage_options or {})
+    folder = cache_folder(path, samples_per_block, cache_dir)
+    filled = partial(FilledBlocks, path, folder, block_size=samples_per_block, timeout=timeout, storage_options=options)
+    if (folder / MANIFEST_NAME).is_file() or os.path.isfile(path) or _is_part_of_hub(path):
+        return filled()
+    try:
+        return ReadyBlocks(BlockReader(path, mapped_bytes=0, storage_options=options), samples_per_block)
+    except ObjectMissing:
+        if not is_url(path):
+            raise
+        return filled()
+
+
+def _is_part_of_hub(path: str) -> bool:
+    """Whether a path names a configuration or split of a Hub dataset, so rows and no folder."""
+    return path.startswith("hf://") and ":" in path.removeprefix("hf://")
