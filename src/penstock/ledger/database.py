@@ -20,8 +20,10 @@ from penstock.ledger.turns import Door, Patience
 APPLICATION_ID = 0x70736C67
 """Stands in the header of the file, so that no other database is taken for a ledger."""
 FORMAT_VERSION = 1
-# Pages of 4 kB in the write-ahead file before they are moved to the main file: its two syncs are the only ones.
-CHECKPOINT_PAGES = 4000
+# A transaction changes a few rows here and there, and writes a page for each: small pages write less.
+PAGE_BYTES = 1024
+# Pages in the write-ahead file before they are moved to the main file, which costs the only two syncs there are.
+CHECKPOINT_PAGES = 16_000
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -137,6 +139,7 @@ class Database:
         self._connection, self._door = connection, door
 
     def _prepare(self, connection: sqlite3.Connection, patience: Patience) -> None:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         while True:

@@ -1,7 +1,7 @@
 """The ledger of one node: an SQLite file, shared by all processes of the machine.
 
     free       ranges of chunks that nobody holds, per block; a chunk begun and given back stands alone
-    lease      chunks that are held, until when, by which token
+    lease      chunks that are held, until when, by which token: a few per process, so they are simply looked through
     done       one row per completion, numbered; unique per (epoch, block, chunk)
     block      how many chunks a block has and how many are done, per epoch
 
@@ -43,7 +43,6 @@ CREATE INDEX free_begun ON free (epoch, block, chunk) WHERE sample_offset > 0;
 CREATE TABLE lease (
     epoch INTEGER, block INTEGER, chunk INTEGER, token TEXT NOT NULL, gpu, expires REAL NOT NULL, lease_s REAL NOT NULL,
     sample_offset INTEGER NOT NULL, recorded INTEGER NOT NULL, PRIMARY KEY (epoch, block, chunk)) WITHOUT ROWID;
-CREATE INDEX lease_expires ON lease (expires);
 CREATE TABLE done (
     sequence INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, block INTEGER NOT NULL, chunk INTEGER NOT NULL, gpu,
     optimizer_step INTEGER NOT NULL, steps INTEGER NOT NULL);
@@ -103,7 +102,7 @@ class SqliteLedger:
             epoch, num_blocks = db.execute("SELECT epoch, num_blocks FROM meta").fetchone()
             if request.chunks_per_block is not None and num_blocks != len(request.chunks_per_block):
                 db.execute("UPDATE meta SET num_blocks = ?", (len(request.chunks_per_block),))
-            rows.free_ended(db, now, request.lease_s)
+            rows.free_ended(db, now)
             found = rows.first_free(db, epoch, request)
             if found is None and self._open_next_block(db, epoch, request):
                 found = rows.first_free(db, epoch, request)

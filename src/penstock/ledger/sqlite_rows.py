@@ -73,10 +73,9 @@ def free_leases(db: sqlite3.Connection, which: str, arguments: tuple[object, ...
     db.executemany("INSERT INTO free VALUES (?, ?, ?, ?, ?, ?)", ended)
 
 
-def free_ended(db: sqlite3.Connection, now: float, lease_s: float) -> None:
-    """Free the chunks whose leases have ended."""
-    # The second half finds what was written before the machine restarted; leases as long as ours never get that far.
-    free_leases(db, "expires <= ? OR (expires > ? AND expires - lease_s > ?)", (now, now + lease_s, now))
+def free_ended(db: sqlite3.Connection, now: float) -> None:
+    """Free the chunks whose leases have ended, or lie too far ahead: written before the machine restarted."""
+    free_leases(db, "expires <= ? OR expires - lease_s > ?", (now, now))
 
 
 def end_lease(db: sqlite3.Connection, claim: Claim, now: float) -> tuple[int, int]:
