@@ -81,7 +81,6 @@ def entry(folder: Path, path: Path, expand: bool) -> dict:
         found["lfs"] = {"oid": digests(path)[1], "size": size, "pointerSize": 134}
     if expand:
         found["lastCommit"] = {"id": folder.name, "title": "files", "date": "2026-01-01T00:00:00.000Z"}
-        found["securityFileStatus"] = {"status": "safe"}
     return found
 
 

@@ -121,6 +121,7 @@ def find_hub_split(reference: str | HubReference, **storage_options: Any) -> Hub
 
     Raises:
         ObjectMissing, AccessDenied, StoreUnavailable: see `Store`.
+        BadManifest: the dataset's card has a head that is not YAML.
         ConfigError: no such configuration or split, with those there are; or only the `datasets` library can read it.
     """
     wanted = parse_hub_reference(reference) if isinstance(reference, str) else reference

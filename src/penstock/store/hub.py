@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from penstock.errors import AccessDenied, ConfigError, ObjectMissing, StoreError
+from penstock.errors import AccessDenied, BadManifest, ConfigError, ObjectMissing, StoreError
 from penstock.store.probe import Answer
 from penstock.store.requests import Patience, Transient, Tries
 from penstock.store.urls import Place
@@ -153,14 +153,18 @@ def hub_search(
 
 
 def card_metadata(text: str) -> dict[str, Any]:
-    """Give the YAML at the head of a dataset card; {} where there is none or it is broken."""
+    """Give the YAML at the head of a dataset card; {} where there is none.
+
+    Raises:
+        BadManifest: there is a head, and it is not YAML.
+    """
     if not text.lstrip().startswith("---"):
         return {}
     card: Any = _package().DatasetCard
     try:
         return dict(card(text, ignore_metadata_errors=True).data.to_dict())
-    except (ValueError, TypeError):
-        return {}
+    except Exception as error:
+        raise BadManifest(f"the head of the dataset's card is not YAML: {error}") from error
 
 
 def file_facts(answer: Answer) -> tuple[int, str | None, str | None]:
