@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from penstock.errors import LedgerError
 from penstock.ledger.turns import Door, Patience
@@ -60,7 +61,7 @@ class Database:
         with self._ours(), self._explained():
             connection, door = self._opened(patience)
             with door.held(patience):
-                self._begin(connection, "BEGIN IMMEDIATE", patience)
+                _run(connection, "BEGIN IMMEDIATE", patience)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -75,8 +76,10 @@ class Database:
         patience = Patience(self._timeout_s, f"the ledger {self.path}")
         with self._ours(), self._explained():
             connection, _ = self._opened(patience)
-            self._begin(connection, "BEGIN", patience)
+            connection.execute("BEGIN")
             try:
+                # The first look decides which moment is seen; it alone may have to wait, for one who opens or closes.
+                _run(connection, "SELECT 1 FROM sqlite_master", patience)
                 yield connection
             finally:
                 connection.execute("ROLLBACK")
@@ -86,7 +89,7 @@ class Database:
         patience = Patience(self._timeout_s, f"the ledger {self.path}")
         with self._ours(), self._explained():
             connection, _ = self._opened(patience)
-            while connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]:
+            while _run(connection, "PRAGMA wal_checkpoint(FULL)", patience)[0]:
                 patience.pause()
 
     def close(self) -> None:
@@ -139,18 +142,11 @@ class Database:
         self._connection, self._door = connection, door
 
     def _prepare(self, connection: sqlite3.Connection, patience: Patience) -> None:
-        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error):
-                    raise
-                patience.pause()
-        self._begin(connection, "BEGIN IMMEDIATE", patience)
+        _run(connection, f"PRAGMA page_size = {PAGE_BYTES}", patience)
+        _run(connection, "PRAGMA synchronous = NORMAL", patience)
+        _run(connection, f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}", patience)
+        _run(connection, "PRAGMA journal_mode = WAL", patience)
+        _run(connection, "BEGIN IMMEDIATE", patience)
         try:
             self._check_or_make_tables(connection)
         except BaseException:
@@ -174,18 +170,6 @@ class Database:
                 f"{self.path} has ledger format {version}, this penstock knows up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
-
-    @staticmethod
-    def _begin(connection: sqlite3.Connection, statement: str, patience: Patience) -> None:
-        while True:
-            try:
-                connection.execute(statement)
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error):
-                    raise
-                patience.pause()
-            else:
-                return
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -224,6 +208,17 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _run(connection: sqlite3.Connection, statement: str, patience: Patience) -> Any:
+    """Execute a statement that another process may be in the way of, again until it is not; give its first row."""
+    while True:
+        try:
+            return connection.execute(statement).fetchone()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+        patience.pause()
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
