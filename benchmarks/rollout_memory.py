@@ -3,7 +3,9 @@
 The two models of examples/long_sequences.py, one forward and backward pass over one sequence; beside it the same pass
 in one piece, where the machine has the memory for it. Each measurement is a fresh process. On the CPU
 `peak_mb` is the process's highest resident memory, and `grown_mb` that less what it had before the pass; with CUDA
-both are the allocator's.
+both are the allocator's. The C library is told to give freed tensors back to the system at once
+(MALLOC_MMAP_THRESHOLD_): by default it keeps some of them for later, so that resident memory says less of what is in
+use, and creeps up in any long computation. `--keep-freed` measures that, too.
 
 Run: python benchmarks/rollout_memory.py [--models ssm transformer] [--lengths 8192 32768 131072] [--device cuda]
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +56,8 @@ def measure(kind: str, seq_len: int, chunk_size: int, options: argparse.Namespac
     examples = Path(__file__).resolve().parent.parent / "examples"
     sizes = [str(size) for size in (seq_len, chunk_size, options.dim)]
     command = [sys.executable, "-c", CHILD, str(examples), kind, *sizes, options.device]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = dict(os.environ) if options.keep_freed else {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         if "memory" not in done.stderr and done.returncode > 0:
             raise SystemExit(done.stderr)
@@ -65,10 +69,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["ssm", "transformer"])
     parser.add_argument("--lengths", nargs="+", type=int, default=[8192, 32768, 131072])
-    parser.add_argument("--whole", nargs="*", type=int, default=[8192, 32768], help="lengths to pass in one piece, too")
+    parser.add_argument("--whole", nargs="*", type=int, default=[4096, 8192], help="lengths to pass in one piece, too")
     parser.add_argument("--chunk-size", type=int, default=2048)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--keep-freed", action="store_true", help="leave the C library's allocator as it is")
     parser.add_argument("--json", action="store_true", help="the chunked runs only, as one line of JSON")
     options = parser.parse_args()
     runs = []

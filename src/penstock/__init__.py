@@ -37,6 +37,7 @@ _HOMES = {
     "datasets.tokens": "TokenDataset get_batch",
     "datasets.transformer": "TransformerDataset",
     "datasets.documents": "DocumentDataset",
+    "datasets.packed": "PackedDataset",
     "datasets.text": "TextDataset",
     "datasets.block_dataset": "BlockDataset",
     "datasets.blocks": "BlockManager DataBlock",

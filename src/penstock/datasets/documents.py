@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock.errors import BadBlock, ConfigError
 from penstock.formats.files import digest
-from penstock.formats.tokens import docs_path, open_bin
+from penstock.formats.tokens import TokenBin, docs_path, open_bin
 from penstock.transforms.pad import pad
 from penstock.types import check_int
 
@@ -70,14 +70,9 @@ class DocumentDataset:
         self.overlap = check_int("overlap", overlap, minimum=0, maximum=self.seq_len - 1)
         self.pad_id = check_int("pad_id", pad_id, minimum=0)
         self.bin = open_bin(path, dtype=dtype)
-        if self.bin.doc_ends is None:
-            raise ConfigError(
-                f"{self.bin.path} has no {docs_path(self.bin.path).name} beside it, so where documents end is unknown: "
-                "tokenize the source again, or use TokenDataset, whose windows cross documents"
-            )
         # A memmap's own indexing runs Python code for every slice; its plain view does not.
         self._tokens = self.bin.tokens.view(np.ndarray)
-        self._doc_ends = self.bin.doc_ends.view(np.ndarray)
+        self._doc_ends = ends_of_documents(self.bin)
         self._step = self.seq_len - self.overlap
         self._window_ends = np.cumsum(self._num_windows(self._num_pairs()))  # [D], windows up to and with document d
         if not len(self._window_ends) or self._window_ends[-1] == 0:
@@ -111,9 +106,7 @@ class DocumentDataset:
     @property
     def fingerprint(self) -> str:
         """What the samples are: the tokens, their documents, and how they are cut."""
-        # A side-car's checksums cover the documents; without one they are hashed here, once.
-        documents = "" if self.bin.meta is not None else self._documents_digest
-        return f"{self.bin.fingerprint}:documents{documents}:{self.seq_len}:{self.overlap}"
+        return f"{self.bin.fingerprint}:documents{self._documents_digest}:{self.seq_len}:{self.overlap}"
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -127,7 +120,7 @@ class DocumentDataset:
 
     @cached_property
     def _documents_digest(self) -> str:
-        return digest(np.ascontiguousarray(self._doc_ends))
+        return documents_digest(self.bin)
 
     def fetch(self, ids: np.ndarray) -> list[dict[str, np.ndarray]]:
         """Read the samples of ids, int64 [n]; inputs and labels of one share memory."""
@@ -171,3 +164,22 @@ class DocumentDataset:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # The receiving process maps the files itself, so a dataset travels as a path.
         self.__init__(**state)  # type: ignore[misc]
+
+
+def ends_of_documents(source: TokenBin) -> np.ndarray:
+    """Give where the documents of a bin end, uint64 [D]; see `TokenBin.doc_ends`.
+
+    Raises:
+        ConfigError: it has no .docs.
+    """
+    if source.doc_ends is None:
+        raise ConfigError(
+            f"{source.path} has no {docs_path(source.path).name} beside it, so where documents end is unknown: "
+            "tokenize the source again, or use TokenDataset, whose windows cross documents"
+        )
+    return source.doc_ends.view(np.ndarray)
+
+
+def documents_digest(source: TokenBin) -> str:
+    """Say which documents a bin has, beyond what its fingerprint does: a side-car's checksums cover them."""
+    return "" if source.meta is not None else digest(np.ascontiguousarray(ends_of_documents(source)))
