@@ -39,8 +39,9 @@ class Claimed:
         tracker: the ledger's face; the other processes have one of the same file or store.
         plan: how chunks are cut into batches.
         seed: key of the order inside chunks, for the state.
-        stop_after: "epoch": when all of its chunks are complete, by whomever; "block": when the block begun with
-            has no more chunk to claim; a number: after so many batches, through epochs; None: never.
+        stop_after: "epoch": when all of its chunks are complete, by whomever, or in a group, when none is left to
+            claim; "block": when the block begun with has no more chunk to claim; a number: after so many batches,
+            through epochs; None: never.
         uneven: ranks of a data-parallel group may take different numbers of batches.
         world: this process's place.
         timeout: seconds to wait for chunks of others while nobody makes progress.
@@ -125,12 +126,15 @@ class Claimed:
                         return
                 if self._stop_after == "block" and self._block_id is not None:
                     return
-                if not self._is_over():
+                is_over = self._is_over()
+                if not is_over and not self._in_group:
                     self._wait()
                 elif self._stop_after in ("epoch", "block"):
                     return
                 else:
-                    self._epoch = self._begun_epoch()
+                    # Ranks of a group never wait for chunks of each other: who holds one may be waiting in a
+                    # collective for us. What is held of the old epoch is completed in it all the same.
+                    self._epoch = self._begun_epoch() if is_over else self._tracker.start_new_epoch(after=self._epoch)
 
     def set_epoch(self, epoch: int) -> bool:
         """Accept the epoch that the ledger is in, or is about to begin.
@@ -229,9 +233,13 @@ class Claimed:
                 )
             time.sleep(LOOK_EVERY_S)
 
+    @property
+    def _in_group(self) -> bool:
+        return self._world.get().dp_size > 1
+
     def _check_world(self) -> None:
         world = self._world.get()
-        if world.dp_size > 1 and not self._uneven and not isinstance(self._stop_after, int):
+        if self._in_group and not self._uneven and not isinstance(self._stop_after, int):
             raise ConfigError(
                 f"by claims, the {world.dp_size} ranks of this group would get different numbers of batches, and the "
                 "first to end would leave the others waiting in their collectives: give stop_after= a number of "

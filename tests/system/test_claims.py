@@ -1,0 +1,191 @@
+"""Several real processes train one dataset by claims, are killed and stopped, and what each trained is on record."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+# Writes down each batch once it is trained: one line, in one write.
+TRAINER = """
+import json, os, sys, time
+from penstock import ChunkTracker, StreamingDataLoader
+import subjects
+
+if __name__ == "__main__":
+    folder, name, lease_s, epochs = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    tracker = ChunkTracker(f"{folder}/ledger.db", "brain", "numbers", lease_s=lease_s)
+    loader = StreamingDataLoader(
+        subjects.Blocks([250, 120, 30]), 8, shuffle=True, num_workers=0,
+        assignment="claim", tracker=tracker, dataset_chunk_size=40,
+    )
+    log = os.open(f"{folder}/{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    print("ready", flush=True)
+    while tracker.current_epoch < epochs and not (
+        tracker.current_epoch == epochs - 1 and tracker.is_epoch_complete([7, 3, 1])
+    ):
+        for batch in loader:
+            time.sleep(0.01)
+            line = {"epoch": loader.batch_info.epoch, "ids": batch["id"].tolist()}
+            os.write(log, (json.dumps(line) + "\\n").encode())
+    print("done", flush=True)
+"""
+CHUNKS = [7, 3, 1]
+
+
+def trained(folder, epoch):
+    """What the processes wrote down of an epoch: a list of ids for each batch."""
+    lines = [json.loads(line) for log in folder.glob("*.log") for line in log.read_text().splitlines()]
+    return [line["ids"] for line in lines if line["epoch"] == epoch]
+
+
+@pytest.fixture
+def start(tmp_path):
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER)
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__)), "OMP_NUM_THREADS": "1"}
+    processes = []
+
+    def start_(name, *, lease_s, epochs):
+        errors = (tmp_path / f"{name}.stderr").open("wb")
+        command = [sys.executable, str(script), str(tmp_path), name, str(lease_s), str(epochs)]
+        with errors:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        processes.append(process)
+        return process
+
+    yield start_
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def ready(process, folder):
+    assert process.stdout.readline().strip() == "ready", [path.read_text() for path in folder.glob("*.stderr")]
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_lose_no_sample_and_complete_no_chunk_twice(start, tmp_path):
+    from penstock import ChunkTracker
+
+    rng = np.random.default_rng(0)
+    running = {f"first{j}": start(f"first{j}", lease_s=2, epochs=2) for j in range(3)}
+    for process in running.values():
+        ready(process, tmp_path)
+    killed, deadline = 0, time.monotonic() + 120
+    while any(process.poll() is None for process in running.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+        alive = [name for name, process in running.items() if process.poll() is None]
+        if killed < 4 and alive:
+            name = alive[int(rng.integers(len(alive)))]
+            running.pop(name).kill()
+            killed += 1
+            running[f"again{killed}"] = start(f"again{killed}", lease_s=2, epochs=2)
+    assert [process.returncode for process in running.values()] == [0] * len(running)
+    assert killed == 4
+    for epoch in range(2):
+        counts = Counter(id_ for ids in trained(tmp_path, epoch) for id_ in ids)
+        assert set(counts) == set(range(400))
+        # Only a chunk that was held when its process was killed is trained again.
+        assert sum(count - 1 for count in counts.values()) <= killed * 40
+    with ChunkTracker(tmp_path / "ledger.db", "brain", "numbers") as tracker:
+        stats = tracker.get_progress_stats()
+        assert tracker.is_epoch_complete(CHUNKS)
+    assert stats["current_epoch"] == 1
+    assert stats["total_chunks_trained"] == 2 * sum(CHUNKS)
+
+
+def test_a_process_that_stood_still_for_too_long_leaves_its_chunk_to_others(start, tmp_path):
+    from penstock import ChunkTracker
+
+    slow = start("slow", lease_s=1, epochs=1)
+    ready(slow, tmp_path)
+    while not trained(tmp_path, 0):
+        time.sleep(0.02)
+    slow.send_signal(signal.SIGSTOP)
+    before = len(trained(tmp_path, 0))
+    other = start("other", lease_s=1, epochs=1)
+    ready(other, tmp_path)
+    assert other.communicate(timeout=60)[0].strip() == "done"
+    slow.send_signal(signal.SIGCONT)
+    assert slow.communicate(timeout=60)[0].strip() == "done"
+    assert slow.returncode == 0
+    assert "the lease of chunk" in (tmp_path / "slow.stderr").read_text()
+    counts = Counter(id_ for ids in trained(tmp_path, 0) for id_ in ids)
+    assert set(counts) == set(range(400))
+    # At most the chunk that was in hand is seen twice, and the batch with which it was found out.
+    assert sum(count - 1 for count in counts.values()) <= 40 + 8
+    assert before < len(trained(tmp_path, 0))
+    with ChunkTracker(tmp_path / "ledger.db", "brain", "numbers") as tracker:
+        assert tracker.get_progress_stats()["total_chunks_trained"] == sum(CHUNKS)
+
+
+RANK = """
+import os, sys
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.join import Join
+from torch.nn.parallel import DistributedDataParallel
+from penstock import ChunkTracker, StreamingDataLoader
+import subjects
+
+if __name__ == "__main__":
+    folder, how = sys.argv[1], sys.argv[2]
+    dist.init_process_group("gloo")
+    tracker = ChunkTracker(f"{folder}/ledger.db", "brain", "numbers")
+    options = {"join": {"uneven": True}, "steps": {"stop_after": 60}}[how]
+    loader = StreamingDataLoader(
+        subjects.Blocks([100, 23]), 4, num_workers=0, dataset_chunk_size=20,
+        assignment="claim", tracker=tracker, **options,
+    )
+    model = DistributedDataParallel(torch.nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+    seen, epochs = [], []
+
+    def train():
+        for batch in loader:
+            optimizer.zero_grad()
+            model(batch["x"]).mean().backward()
+            optimizer.step()
+            seen.extend(batch["id"].tolist())
+            epochs.append(loader.batch_info.epoch)
+
+    if how == "join":
+        with Join([model]):
+            train()
+    else:
+        train()
+    found = {"seen": seen, "epochs": epochs, "weight": model.module.weight.detach()}
+    torch.save(found, f"{folder}/{dist.get_rank()}.pt")
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("how", ["join", "steps"])
+def test_ranks_of_a_group_train_together_by_claims(how, tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__)), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([*command, str(tmp_path), how], env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert torch.equal(ranks[0]["weight"], ranks[1]["weight"])
+    if how == "join":
+        assert sorted(ranks[0]["seen"] + ranks[1]["seen"]) == list(range(123))
+    else:
+        # Sixty batches each, through the ends of epochs, where nobody may wait for a chunk of the other.
+        assert [len(rank["epochs"]) for rank in ranks] == [60, 60]
+        assert max(ranks[0]["epochs"] + ranks[1]["epochs"]) == 3
+        counts = Counter(ranks[0]["seen"] + ranks[1]["seen"])
+        assert set(counts) == set(range(123))
+        assert max(counts.values()) - min(counts.values()) <= 1
