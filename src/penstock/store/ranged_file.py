@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -27,7 +26,7 @@ def open_file(
     info: ObjectInfo | None = None,
     read_ahead: int = READ_AHEAD,
     **storage_options: Any,
-) -> io.BufferedIOBase | RangedFile:
+) -> RangedFile:
     """Open an object, or a local file, for reading at any position.
 
     Args:
@@ -127,9 +126,15 @@ class RangedFile(io.RawIOBase):
         return self._bytes(start, stop) if stop > start else b""
 
     def close(self) -> None:
-        """Let go of the windows; a request under way ends by itself and is forgotten."""
-        self._window, self._next = b"", None
+        """Let go of the windows, and of the one on its way."""
+        self._forget_next()
+        self._window = b""
         super().close()
+
+    def _forget_next(self) -> None:
+        if self._next is not None:
+            self._next[1].cancel()
+            self._next = None
 
     def _check_open(self) -> None:
         if self.closed:
@@ -164,11 +169,13 @@ class RangedFile(io.RawIOBase):
         at = start + len(have)
         pieces = [have] if have else []
         if self._next is not None and self._next[0] == at:
-            arrived = self._next[1].result()
+            # Taken first: a failure is raised once, and the next read asks again.
+            ahead, self._next = self._next[1], None
+            arrived = ahead.result()
             self._start, self._window = at, arrived
             pieces.append(arrived[: stop - at])
             at += len(arrived)
-        self._next = None
+        self._forget_next()
         self._grown = min(self._read_ahead, self._grown * 2)
         if at < stop:
             end = min(self.size, max(stop, at + self._grown))
@@ -189,13 +196,5 @@ class RangedFile(io.RawIOBase):
         if start >= self.size:
             return
         stop = min(self.size, start + self._grown)
-        future: Future[bytes] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(self._fetch(start, stop))
-            except BaseException as error:  # noqa: BLE001
-                future.set_exception(error)
-
-        threading.Thread(target=work, name="penstock-read-ahead", daemon=True).start()
+        future = self._store.begin_range(self._path, start, stop, etag=self._info.etag)
         self._next = (start, future)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from penstock.store import objects
 from penstock.store.hub import HubAccess, file_facts, hub_access, hub_commit, hub_tree, refusal
 from penstock.store.probe import Answer, probe
 from penstock.store.ranges import coalesce, parts
-from penstock.store.requests import Patience, Transient, persist, run, slots
+from penstock.store.requests import Patience, Transient, begin, persist, run, slots
 from penstock.store.store import ObjectInfo
 from penstock.store.urls import HTTP, Place
 
@@ -85,20 +86,30 @@ class RemoteStore:
         self, path: str, starts: Sequence[int], stops: Sequence[int], *, etag: str | None = None
     ) -> list[bytes]:
         """Read many ranges of an object, side by side, close ones in one request."""
+        return run(self._ranges(path, starts, stops, None if self._pin() else etag))
+
+    def begin_range(self, path: str, start: int, stop: int, *, etag: str | None = None) -> Future[bytes]:
+        """Begin to read bytes [start, stop) of an object; cancelling the future ends the request."""
         etag = None if self._pin() else etag
+
+        async def first() -> bytes:
+            return (await self._ranges(path, [start], [stop], etag))[0]
+
+        return begin(first())
+
+    async def _ranges(self, path: str, starts: Sequence[int], stops: Sequence[int], etag: str | None) -> list[bytes]:
         requests = coalesce(starts, stops)
-        pieces = [
-            (number, part) for number, request in enumerate(requests) for part in parts(request.start, request.stop)
-        ]
-
-        async def gather() -> list[bytes]:
+        pieces = [(number, *part) for number, one in enumerate(requests) for part in parts(one.start, one.stop)]
+        try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._get(path, start, stop, etag)) for _, (start, stop) in pieces]
-            return [task.result() for task in tasks]
-
+                tasks = [group.create_task(self._get(path, start, stop, etag)) for _, start, stop in pieces]
+        except BaseExceptionGroup as several:
+            # What failed first is what happened; the group only says that they were begun together.
+            first = several.exceptions[0]
+            raise first from first.__cause__
         arrived: list[list[bytes]] = [[] for _ in requests]
-        for (number, _), data in zip(pieces, run(_first_error(gather())), strict=True):
-            arrived[number].append(data)
+        for (number, _, _), task in zip(pieces, tasks, strict=True):
+            arrived[number].append(task.result())
         found = [b""] * len(starts)
         for request, chunks in zip(requests, arrived, strict=True):
             whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -265,11 +276,3 @@ _CREDENTIALS = {
     "http": "Give headers={'Authorization': …} as a storage option",
     "https": "Give headers={'Authorization': …} as a storage option",
 }
-
-
-async def _first_error(work: Awaitable[T]) -> T:
-    """Raise what failed first of what was begun together, instead of the group."""
-    try:
-        return await work
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from group.exceptions[0].__cause__

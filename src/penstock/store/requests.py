@@ -192,13 +192,18 @@ async def _cancel_all() -> None:
 _loop = _Loop()
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Carry out requests on the background thread and wait for their result; Ctrl-C cancels them.
+def begin(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """Begin to carry out requests on the background thread; cancelling the future cancels them.
 
     Raises:
         StoreError: this process was forked from one that had made requests.
     """
-    future = _loop.submit(work)
+    return _loop.submit(work)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Carry out requests and wait for their result; Ctrl-C cancels them. Raises as `begin`."""
+    future = begin(work)
     try:
         return future.result()
     except BaseException:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -52,6 +53,9 @@ class Store(Protocol):
         self, path: str, starts: Sequence[int], stops: Sequence[int], *, etag: str | None = None
     ) -> list[bytes]:
         """Read many ranges of an object, side by side, close ones in one request."""
+
+    def begin_range(self, path: str, start: int, stop: int, *, etag: str | None = None) -> Future[bytes]:
+        """Begin to read bytes [start, stop) of an object, for a caller with other work; the future can be cancelled."""
 
     def head(self, path: str = "") -> ObjectInfo:
         """Describe an object."""
