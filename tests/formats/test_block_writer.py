@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from block_subjects import sample, write_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from block_subjects import sample, write_blocks
 from penstock import BadBlock, BadRecord, BlockDataset, ConfigError, ObjectChanged, StoreError, StreamingBlockWriter
 from penstock.formats.block_file import FRAME_BYTES
 from penstock.formats.block_manifest import MANIFEST_NAME, read_block_manifest, write_block_manifest
@@ -222,10 +222,16 @@ def test_opening_a_finished_folder_again_adds_nothing(tmp_path):
 
 
 def test_an_error_in_the_block_keeps_complete_blocks_and_drops_the_rest(tmp_path):
-    with pytest.raises(KeyError), StreamingBlockWriter(tmp_path, "water", 10) as writer:
-        for number in range(25):
-            writer.add_sample(sample(number))
-        raise KeyError("the caller's own")
+    writer = StreamingBlockWriter(tmp_path, "water", 10)
+
+    def fail_in_the_middle():
+        with writer:
+            for number in range(25):
+                writer.add_sample(sample(number))
+            raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError):
+        fail_in_the_middle()
     info = read_block_manifest(tmp_path)
     assert (info.total_samples, info.finished) == (20, False)
     assert sorted(place.name for place in tmp_path.iterdir()) == [MANIFEST_NAME, "blocks"]
