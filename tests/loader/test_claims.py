@@ -202,9 +202,19 @@ def test_who_waits_for_a_holder_that_makes_no_progress_is_told_whom(open_tracker
 def test_waiting_ends_when_the_holder_completes(open_tracker):
     holder, waiting = iter(claiming(open_tracker())), claiming(open_tracker())
     next(holder)
+    begun = threading.Event()
+
+    def read():
+        batches = []
+        for batch in waiting:
+            batches.append(batch["id"].tolist())
+            begun.set()
+        return batches
+
     with ThreadPoolExecutor(1) as pool:
-        others = pool.submit(ids_of, waiting)
-        # Whoever waits for it has by then all that there is but the chunk held here.
+        others = pool.submit(read)
+        assert begun.wait(60)
+        # Whoever is done first waits for the other's last chunk.
         rest = flat(ids_of(holder))
         assert sorted([*ALL[:4], *rest, *flat(others.result(timeout=60))]) == ALL
 
