@@ -108,16 +108,19 @@ class TokenDataset:
         Raises:
             IndexError: there is no such window.
         """
+        last = self._len - 1
         # Seen as unsigned, a negative id is a huge one: one pass finds both.
-        if len(ids) and int(ids.view(np.uint64).max()) >= self._len:
+        highest = int(ids.view(np.uint64).max()) if len(ids) else 0
+        if highest > last:
             raise IndexError(f"windows {ids.min()} to {ids.max()} of {self.bin.path}: it has {self._len} of them")
         starts = ids * self.stride
-        tokens = self._windows.read(np.minimum(starts, self._last_start) if self._tail else starts)  # [n, seq_len + 1]
-        inputs, labels = tokens[:, :-1], tokens[:, 1:]
-        if self._tail and (ends := np.flatnonzero(ids == self._len - 1)).size:
-            labels = labels.copy()
-            labels[ends, : self.seq_len - self._tail] = IGNORED
-        return {"input_ids": inputs, "labels": labels}
+        if not self._tail or highest < last:
+            tokens = self._windows.read(starts)  # [n, seq_len + 1]
+            return {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:]}
+        tokens = self._windows.read(np.minimum(starts, self._last_start))
+        labels = tokens[:, 1:].copy()
+        labels[ids == last, : self.seq_len - self._tail] = IGNORED
+        return {"input_ids": tokens[:, :-1], "labels": labels}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.bin.path, "seq_len": self.seq_len, "stride": self.stride, "dtype": self.bin.dtype.name}

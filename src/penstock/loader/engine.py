@@ -18,7 +18,7 @@ from penstock.loader.transfer import Mover, as_steps, as_tensors, count_bytes
 from penstock.plan.plan import Cursor, Plan, Share
 from penstock.types import World
 
-IDS_AHEAD = 4096
+IDS_AHEAD = 8192
 """Ids are computed in vectors of about this many: a shuffle costs little per id, but much per call."""
 
 MAX_GROUP_STEPS = 16
