@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -80,6 +81,7 @@ def test_a_store_is_one_commit_whatever_is_pushed_meanwhile(hub):
     assert info.version == first
     hub.add_dataset("org/name", {"x.txt": b"new"})
     assert store.get("x.txt") == b"old"
+    assert pickle.loads(pickle.dumps(store)).get("x.txt") == b"old"
     assert open_store("hf://org/name").get("x.txt") == b"new"
     assert open_store(f"hf://org/name@{first}").get("x.txt") == b"old"
 

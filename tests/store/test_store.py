@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import random
 
 import pytest
@@ -50,6 +52,14 @@ def test_objects_come_back_whole_and_by_ranges(filled):
     starts, stops = [200_000, 0, 5, 199_000, 50], [200_010, 10, 150_000, 200_005, 50]
     assert filled.get_ranges("x.bin", starts, stops) == [DATA[a:b] for a, b in zip(starts, stops, strict=True)]
     assert filled.get_ranges("x.bin", [], []) == []
+
+
+def test_a_store_goes_to_other_processes(filled):
+    if filled.url.startswith("memory"):
+        pytest.skip("memory belongs to one process")
+    again = pickle.loads(pickle.dumps(filled))
+    assert again.url.partition("@")[0] == filled.url.partition("@")[0]
+    assert again.get_range("x.bin", 10, 20) == DATA[10:20]
 
 
 def test_objects_are_described_without_being_read(filled):
@@ -165,6 +175,20 @@ def test_no_secret_is_shown(monkeypatch):
             shown.append(str(caught.value))
         assert "s3cr3t" not in "".join(shown)
         assert "passw0rd" not in "".join(shown)
+
+
+def test_other_clouds_ask_their_own_servers(hub):
+    """Wiring only: the server is not theirs, and says of everything that it is not there."""
+    key = {"gcs_base_url": hub.url, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    stores = {
+        "/cont/in/x.bin": open_store("az://cont/in", endpoint=hub.url, account_name="a", account_key="a2V5"),
+        "/bucket/in/x.bin": open_store("gs://bucket/in", service_account_key=json.dumps(key)),
+    }
+    for path, store in stores.items():
+        with pytest.raises(ObjectMissing, match=rf"{store.url}/x\.bin does not exist"):
+            store.get_range("x.bin", 5, 10)
+        asked = hub.requests(path)[0]
+        assert (asked["method"], asked["range"]) == ("GET", "bytes=5-9")
 
 
 def test_a_folder_is_not_an_object(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -102,45 +103,38 @@ async def fetch(
     """
     import obstore
 
-    try:
+    with _in_our_terms():
         if start is not None and stop is not None and etag is None:
             data = await obstore.get_range_async(store, key, start=start, end=stop)
             return data.to_bytes(), None
         ranged: Any = None if start is None else {"range": (start, stop)}
         result = await obstore.get_async(store, key, options=ranged)
         return (await result.bytes_async()).to_bytes(), result.meta
-    except Exception as error:
-        raise meaning(error) from error
 
 
 async def describe(store: ObjectStore, key: str) -> Mapping[str, Any]:
     """Read an object's description: path, size, e_tag, last_modified. Raises as `fetch` does."""
     import obstore
 
-    try:
+    with _in_our_terms():
         return await obstore.head_async(store, key)
-    except Exception as error:
-        raise meaning(error) from error
 
 
 async def write(store: ObjectStore, key: str, data: bytes) -> None:
     """Write an object in one piece: it is there whole, or not at all. Raises as `fetch` does."""
     import obstore
 
-    try:
+    with _in_our_terms():
         await obstore.put_async(store, key, data, use_multipart=False)
-    except Exception as error:
-        raise meaning(error) from error
 
 
 async def next_page(pages: Any) -> list[Mapping[str, Any]] | None:
     """Read the next descriptions of a listing; None after the last. Raises as `fetch` does."""
-    try:
-        return list(await anext(pages))
-    except StopAsyncIteration:
-        return None
-    except Exception as error:
-        raise meaning(error) from error
+    with _in_our_terms():
+        try:
+            return list(await anext(pages))
+        except StopAsyncIteration:
+            return None
 
 
 def listing(store: ObjectStore, prefix: str) -> Any:
@@ -148,6 +142,17 @@ def listing(store: ObjectStore, prefix: str) -> Any:
     import obstore
 
     return aiter(obstore.list(store, prefix or None, chunk_size=1000))
+
+
+@contextmanager
+def _in_our_terms() -> Iterator[None]:
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except (BaseError, OSError, ValueError) as error:
+        # Not `from error`: its text holds the URL with all that may be secret in it.
+        raise meaning(error) from None
 
 
 def meaning(error: Exception) -> Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,9 @@ class _Connection:
 
     client: Any = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
+    """Sent with each request."""
+    given: Mapping[str, Any] = field(repr=False)
+    """What the store was opened with, to open it again in another process."""
 
 
 class RemoteStore:
@@ -53,7 +57,9 @@ class RemoteStore:
             raise ConfigError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
         if headers and place.scheme not in (*HTTP, "hf"):
             raise ConfigError(f"headers are for http(s):// and hf://, not for {place.scheme}://")
+        given = {"timeout_s": timeout_s, "retries": retries, "headers": headers, **options}
         self._place, self._at = place, place
+        self._pinning = threading.Lock()
         sent = dict(headers or {})
         self._patience = Patience(retries=retries)
         self._hub: HubAccess | None = None
@@ -63,10 +69,16 @@ class RemoteStore:
             self._at = self._hub.files_at(place.key)
             sent |= self._hub.headers
         client = objects.connect(self._at, sent, float(timeout_s), options)
-        self._connection = _Connection(client=client, headers=sent)
+        self._connection = _Connection(client=client, headers=sent, given=given)
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.url!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        place = self._place
+        if self._hub is not None:
+            place = replace(place, root=f"hf://datasets/{self._hub.repo}@{self._hub.revision}")
+        return _reopened, (place, dict(self._connection.given))
 
     @property
     def url(self) -> str:
@@ -174,10 +186,14 @@ class RemoteStore:
 
     def _pin(self) -> bool:
         """Make a store of the Hub one of the commit that its revision is now; tell whether it is such a store."""
-        if self._hub is not None and not self._hub.pinned:
-            self._hub = replace(self._hub, revision=hub_commit(self._hub))
-            self._at = self._hub.files_at(self._place.key)
-        return self._hub is not None
+        if self._hub is None:
+            return False
+        with self._pinning:
+            if not self._hub.pinned:
+                pinned = replace(self._hub, revision=hub_commit(self._hub))
+                self._at = pinned.files_at(self._place.key)
+                self._hub = pinned
+        return True
 
     async def _headers_of(self, key: str) -> Answer:
         """Ask the Hub itself about a file, not the host it would redirect to."""
@@ -260,13 +276,18 @@ class RemoteStore:
             await objects.next_page(objects.listing(self._connection.client, "penstock-no-such-prefix"))
         except objects.BucketMissing:
             return True
-        except Exception:  # noqa: BLE001
+        except (StoreError, Transient):
             # Any other refusal leaves the first error as what is known.
             return False
         return False
 
     def _shown(self, path: str) -> str:
         return f"{self.url}/{path}" if path else self.url
+
+
+def _reopened(place: Place, given: Mapping[str, Any]) -> RemoteStore:
+    """Open a store that came from another process; one of the Hub stays at its commit."""
+    return RemoteStore(place, **given)
 
 
 _CREDENTIALS = {
