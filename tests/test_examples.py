@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from penstock import load_checkpoint, tokenize
+from penstock import ChunkTracker, load_checkpoint, tokenize
 
-TRAIN_GPT = Path(__file__).resolve().parent.parent / "examples" / "train_gpt.py"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+TRAIN_GPT = EXAMPLES / "train_gpt.py"
+LONG_SEQUENCES = EXAMPLES / "long_sequences.py"
+TRAIN_BLOCKS = EXAMPLES / "train_blocks.py"
+SHAKESPEARE = EXAMPLES.parent.parent / "shared" / "data" / "tinyshakespeare.txt"
 SMALL = ("--batch-size=4", "--seq-len=16", "--dim=16", "--layers=1", "--eval-every=5", "--log-every=1")
 # One thread each, so that sums are added up in one order and losses can be compared to the last digit.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -46,8 +50,9 @@ def losses(printed: str) -> dict[int, str]:
     return {int(step): loss for step, loss in re.findall(r"step (\d+) loss ([\d.]+)", printed)}
 
 
-def test_train_gpt_fits_on_two_pages():
-    assert len(TRAIN_GPT.read_text().splitlines()) <= 120
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_fits_on_two_pages(example):
+    assert len(example.read_text().splitlines()) <= 120
 
 
 def test_train_gpt_says_so_when_there_is_nothing_left_to_do(data, tmp_path):
@@ -95,3 +100,84 @@ def test_train_gpt_goes_on_with_two_processes_where_one_stopped(data, tmp_path):
     reached = [float(re.search(r"step 20 validation ([\d.]+)", printed)[1]) for printed in (alone, both)]
     assert reached[0] == pytest.approx(reached[1], abs=1e-3)
     assert reached[0] < float(re.search(r"step 5 validation ([\d.]+)", alone)[1])
+
+
+@pytest.mark.parametrize("model", ["ssm", "transformer"])
+def test_long_sequences_learns_from_real_text_in_chunks(model, tmp_path):
+    if not SHAKESPEARE.exists():
+        pytest.skip("needs tinyshakespeare.txt in the folder of shared data beside the checkout")
+    (tmp_path / "text.txt").write_text(SHAKESPEARE.read_text()[:40_000])
+    tokenize(tmp_path / "text.txt", tmp_path, tokenizer="bytes", splits=["train"], show_progress=False)
+    sizes = ("--steps=4", "--seq-len=3000", "--chunk-size=512", "--dim=32")
+    printed = run([str(LONG_SEQUENCES), str(tmp_path), f"--model={model}", *sizes])
+    found = losses(printed)
+    assert list(found) == [1, 2, 3, 4]
+    assert float(found[4]) < float(found[1]) - 0.1
+    assert printed.count("in 6 chunks") == 4
+
+
+CONFIG = """\
+samples_per_block: 100
+dataset_chunk_size: 25
+use_chunked_training: true
+chunk_size: 16
+seq_len: 48
+batch_size: 5
+learning_rate: 5e-3
+lease_s: 3
+"""
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    rows = [{"text": f"Number {i}: water flows from the hill to the mill, {i % 5} times a day."} for i in range(250)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "training.yaml").write_text(CONFIG)
+    return tmp_path / "corpus.jsonl"
+
+
+def train_blocks(source: Path, out: Path, steps: int) -> list[str]:
+    options = (f"--config={out.parent / 'training.yaml'}", f"--steps={steps}", "--save-every=10", "--dim=16")
+    return [str(TRAIN_BLOCKS), str(source), f"--out={out}", *options]
+
+
+def test_train_blocks_makes_blocks_and_learns(corpus, tmp_path):
+    """10 chunks of 5 batches: 60 steps are one epoch, and two chunks of the next."""
+    printed = run(train_blocks(corpus, tmp_path / "run", 60))
+    found = losses(printed)
+    assert list(found) == list(range(1, 61))
+    assert float(found[60]) < float(found[1]) - 0.5
+    assert printed.endswith("12 chunks trained, in epoch 1\n")
+    blocks = sorted(path.name for path in (tmp_path / "run" / "blocks" / "blocks").glob("*.jsonl"))
+    assert blocks == ["block_00000.jsonl", "block_00001.jsonl", "block_00002.jsonl"]
+    # Called again it goes on, and a folder of blocks will do for a source.
+    again = losses(run(train_blocks(tmp_path / "run" / "blocks", tmp_path / "other", 10)))
+    assert again == {step: found[step] for step in range(1, 11)}
+    more = run(train_blocks(corpus, tmp_path / "run", 70))
+    assert list(losses(more)) == list(range(61, 71))
+    assert more.endswith("14 chunks trained, in epoch 1\n")
+
+
+@pytest.mark.slow
+def test_train_blocks_killed_goes_on_where_it_was_saved_with_two_processes(corpus, tmp_path):
+    """What the killed one held comes back when its lease ends; then every chunk is complete once."""
+    whole = losses(run(train_blocks(corpus, tmp_path / "whole", 30)))
+    arguments = [sys.executable, *train_blocks(corpus, tmp_path / "cut", 30)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if line.startswith("step 17 "):
+                process.send_signal(signal.SIGKILL)
+    first = losses(printed)
+    assert first == {step: whole[step] for step in first}
+    assert 17 <= max(first) < 30
+    saved = max(first) // 10 * 10
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    rest = run([*torchrun, *train_blocks(corpus, tmp_path / "cut", saved + 20)])
+    assert list(losses(rest)) == list(range(saved + 1, saved + 21))
+    # One process took `saved` steps and two took 20 each, 5 a chunk; what the killed one held is as if never begun.
+    with ChunkTracker(tmp_path / "cut" / "chunks.db", "example", corpus.stem) as tracker:
+        stats = tracker.get_progress_stats()
+    assert saved + 40 - 4 * 3 <= stats["total_steps"] <= saved + 40
+    assert stats["total_chunks_trained"] * 5 == stats["total_steps"]
