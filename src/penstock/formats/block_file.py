@@ -103,7 +103,8 @@ class BlockFile:
             for file in (self._idx, self._file):
                 os.fsync(file.fileno())
                 file.close()
-        publish(_partial(self._idx_path), self._idx_path)
+            # One sync of the folder, by the second name, is for both.
+            os.replace(_partial(self._idx_path), self._idx_path)
         publish(_partial(self.path), self.path)
         return self._hasher.hexdigest()
 
