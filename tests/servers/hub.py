@@ -4,8 +4,8 @@
 
 prints `http://127.0.0.1:PORT` when it is ready. FOLDER holds repositories: `NS/NAME/repo.json` with
 `{"refs": {"main": SHA}, "tags": […], "downloads": 0, "private": false, "gated": false, "readers": [token, …]}`
-and one folder per commit, `NS/NAME/SHA/…`, whose files never change. `hub_process.py` makes all that; the
-`hub` fixture in `tests/conftest.py` hands out a running one.
+and one folder per commit, `NS/NAME/SHA/…`, whose files never change; `moves.json` leads from old names to
+new ones. `hub_process.py` makes all that; the `hub` fixture in `tests/conftest.py` hands out a running one.
 
 Endpoints: `GET /api/datasets` (filter, search, author, sort, limit; pages by Link), `/api/datasets/R`,
 `/api/datasets/R/revision/S`, `/api/datasets/R/tree/S[/PATH]` (recursive, expand, limit; pages by Link),
@@ -144,7 +144,11 @@ class Handler(BaseHTTPRequestHandler):
             self.write_log()
 
     def route(self, body: bytes) -> None:
-        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/((?:refs/[^/]+/)?[^/]+)/(.+)", self.where):
+        moved = re.fullmatch(r"(/(?:api/)?datasets/)([^/]+/[^/]+)(/.*)?", self.where)
+        if moved and moved[2] in self.server.moves():
+            to = quote(moved[1] + self.server.moves()[moved[2]] + (moved[3] or ""))
+            self.reply(307, {"Location": to + (f"?{urlencode(self.query)}" if self.query else "")}, b"")
+        elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/((?:refs/[^/]+/)?[^/]+)/(.+)", self.where):
             self.resolve(*match.groups())
         elif match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/([0-9a-f]{40})/(.+)", self.where):
             self.send_file(self.server.root / match[1] / match[2] / match[3], {})
@@ -362,6 +366,10 @@ class HubServer(ThreadingHTTPServer):
     def tokens(self) -> set[str]:
         path = self.root / "tokens.json"
         return set(json.loads(path.read_text())) if path.is_file() else set()
+
+    def moves(self) -> dict[str, str]:
+        path = self.root / "moves.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
 
     def log(self, line: dict) -> None:
         os.write(self._log, json.dumps(line).encode() + b"\n")

@@ -126,6 +126,11 @@ class Hub:
         known = json.loads(tokens.read_text()) if tokens.exists() else []
         _replace(tokens, sorted({*known, token}))
 
+    def move(self, old: str, new: str) -> None:
+        """Let a dataset's old name lead to its new one."""
+        path = self.folder / "moves.json"
+        _replace(path, (json.loads(path.read_text()) if path.exists() else {}) | {old: new})
+
     def fault(self, **fault: Any) -> None:
         """Let the next requests that fit go wrong; `hub.py` lists the ways."""
         self._control([fault])

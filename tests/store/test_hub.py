@@ -86,6 +86,16 @@ def test_a_store_is_one_commit_whatever_is_pushed_meanwhile(hub):
     assert open_store(f"hf://org/name@{first}").get("x.txt") == b"old"
 
 
+def test_an_old_name_leads_to_the_new_one(hub):
+    sha = hub.add_dataset("new/name", {"x.txt": b"x" * 10}, private=True, readers=("hf_member",))
+    hub.move("old/name", "new/name")
+    for url in ("hf://old/name", f"hf://old/name@{sha}"):
+        store = open_store(url, token="hf_member")
+        assert store.get("x.txt") == b"x" * 10
+        assert (store.head("x.txt").size, store.head("x.txt").version) == (10, sha)
+        assert [info.path for info in store.list()] == [".gitattributes", "x.txt"]
+
+
 def test_a_description_and_a_listing_agree(hub):
     hub.add_dataset("org/name", {"a/x.txt": b"x", "a/y.parquet": parquet(10)})
     store = open_store("hf://org/name/a")

@@ -2,7 +2,8 @@
 
 What a client of objects reports of a failure is a status. The rest of the answer is in headers: how
 long to wait (Retry-After), and what the Hub calls the failure (X-Error-Code). So a failed request is
-followed by one for the headers only. It is never redirected, so credentials stay with their server.
+followed by one for the headers only. It follows redirects on the same server, as from an old name to a
+new one, and no others, so credentials stay with their server.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 LONGEST_S = 10.0
 LONGEST_LINE = 1 << 16
+MOST_REDIRECTS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,23 +52,39 @@ async def probe(root: str, key: str, headers: Mapping[str, str]) -> Answer | Non
         headers: what the failed request sent.
     """
     parts = urlsplit(root)
-    target = parts.path.rstrip("/") + "/" + quote(key) + (f"?{parts.query}" if parts.query else "")
-    lines = [f"HEAD {target} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}", "Connection: close"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    path = parts.path.rstrip("/") + "/" + quote(key)
+    url = parts._replace(path=path).geturl()
+    passed: dict[str, str] = {}
     try:
         async with asyncio.timeout(LONGEST_S):
-            return await _exchange(parts.scheme, parts.hostname or "", parts.port, "\r\n".join(lines) + "\r\n\r\n")
+            for _ in range(MOST_REDIRECTS):
+                answer = await _exchange(url, headers)
+                passed |= answer.headers
+                onward = urljoin(url, answer.headers.get("location", url))
+                if not 300 <= answer.status < 400 or onward == url or not _same_server(url, onward):
+                    # The first of several answers may be the one that names the commit.
+                    return Answer(status=answer.status, headers=passed)
+                url = onward
     except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return None
+    return None
 
 
-async def _exchange(scheme: str, host: str, port: int | None, request: str) -> Answer:
-    secure = ssl.create_default_context() if scheme == "https" else None
-    reader, writer = await asyncio.open_connection(
-        host, port or (443 if secure else 80), ssl=secure, limit=LONGEST_LINE
-    )
+def _same_server(one: str, other: str) -> bool:
+    left, right = urlsplit(one), urlsplit(other)
+    return (left.scheme, left.netloc) == (right.scheme, right.netloc)
+
+
+async def _exchange(url: str, headers: Mapping[str, str]) -> Answer:
+    parts = urlsplit(url)
+    secure = ssl.create_default_context() if parts.scheme == "https" else None
+    target = parts.path + (f"?{parts.query}" if parts.query else "")
+    lines = [f"HEAD {target} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    port = parts.port or (443 if secure else 80)
+    reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=LONGEST_LINE)
     try:
-        writer.write(request.encode("latin-1"))
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     finally:
         writer.close()

@@ -1,0 +1,42 @@
+"""Requests cover what was asked for, join what is close, and never grow without bound."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.store.ranges import PART_BYTES, coalesce, parts
+
+ranges = st.lists(st.tuples(st.integers(0, 10**8), st.integers(0, 10**6)), max_size=40)
+
+
+@given(ranges, st.integers(0, 10**6))
+def test_each_range_lies_in_one_request_and_requests_do_not_overlap(asked, gap):
+    starts = [start for start, _ in asked]
+    stops = [start + length for start, length in asked]
+    requests = coalesce(starts, stops, gap=gap)
+    served = [member for request in requests for member in request.members]
+    assert sorted(served) == [place for place, (_, length) in enumerate(asked) if length]
+    for request in requests:
+        assert request.start == min(starts[member] for member in request.members)
+        assert request.stop == max(stops[member] for member in request.members)
+        assert request.stop - request.start <= PART_BYTES
+    ordered = sorted(requests, key=lambda request: request.start)
+    full = PART_BYTES - 10**6
+    for left, right in itertools.pairwise(ordered):
+        assert right.start - left.stop > gap or right.stop - left.start > full
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**8), st.integers(1, 10**7))
+def test_parts_follow_one_another_and_are_of_a_size(start, length, size):
+    if length // size > 10_000:
+        size = length // 10_000 + 1
+    found = parts(start, start + length, size)
+    assert found[0][0] == start
+    assert found[-1][1] == start + length
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(found))
+    lengths = [stop - begin for begin, stop in found]
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
