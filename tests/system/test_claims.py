@@ -129,6 +129,33 @@ def test_a_process_that_stood_still_for_too_long_leaves_its_chunk_to_others(star
         assert tracker.get_progress_stats()["total_chunks_trained"] == sum(CHUNKS)
 
 
+LEAVES = """
+import sys
+from penstock import ChunkTracker, StreamingDataLoader
+import subjects
+
+tracker = ChunkTracker(f"{sys.argv[1]}/ledger.db", "brain", "numbers")
+loader = StreamingDataLoader(
+    subjects.Blocks([100]), 4, num_workers=0, assignment="claim", tracker=tracker, dataset_chunk_size=20
+)
+batches = iter(loader)
+for _ in range(3):
+    next(batches)
+"""
+
+
+def test_a_script_that_ends_amid_an_iteration_gives_its_chunk_back_and_says_nothing(tmp_path):
+    from penstock import ChunkTracker
+
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))}
+    command = [sys.executable, "-c", LEAVES, str(tmp_path)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    with ChunkTracker(tmp_path / "ledger.db", "brain", "numbers") as tracker:
+        claim = tracker.claim([5])
+    assert (claim.chunk_id, claim.sample_offset) == (0, 8)
+
+
 RANK = """
 import os, sys
 import torch

@@ -109,18 +109,21 @@ class Claimed:
         self._check_world()
         self._epoch, self._block_id = self._begun_epoch(), None
         handed_out = 0
+        share: Share | None = None
         with Leases(self._tracker) as leases:
             self._leases = leases
             while True:
                 # No batch stands there: what was in flight when an iteration was left is of chunks given back since.
                 for delivery in make(Cursor(epoch=self._epoch, samples=self._plan.num_samples)):
-                    share, step = delivery[1], delivery[2]
-                    chunk = self._plan.chunk_at(share.start)
+                    if share is not delivery[1]:
+                        share = delivery[1]
+                        chunk = self._plan.chunk_at(share.start)
+                    step = delivery[2]
                     if not leases.holds(chunk):
                         continue
                     yield delivery
                     del delivery
-                    leases.trained(chunk, share.after(step).samples)
+                    leases.trained(chunk, share.start + (step + 1) * share.taken)
                     handed_out += 1
                     if handed_out == self._stop_after:
                         return

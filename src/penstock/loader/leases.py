@@ -7,6 +7,7 @@ is found out at the next renewal or completion, and the chunk is left to whoever
 
 from __future__ import annotations
 
+import atexit
 import threading
 import warnings
 from contextlib import suppress
@@ -56,16 +57,13 @@ class Leases:
 
     def __enter__(self) -> Leases:
         self._thread.start()
+        # At the end of a script an open iteration is torn down too late to give anything back.
+        atexit.register(self._give_back)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._over.set()
-        with self._lock:
-            for held in self._held.values():
-                # What can't be given back any more, in a ledger closed by now, comes back when its lease ends.
-                with suppress(LedgerError):
-                    self._tracker.release(held.claim, sample_offset=held.trained - held.start)
-            self._held.clear()
+        atexit.unregister(self._give_back)
+        self._give_back()
 
     def add(self, held: HeldChunk) -> None:
         """Keep a chunk that was just claimed; one without any batch is complete at once."""
@@ -110,6 +108,15 @@ class Leases:
                 except StaleClaim:
                     self._lose(held)
                 held.recorded = held.trained
+
+    def _give_back(self) -> None:
+        self._over.set()
+        with self._lock:
+            for held in self._held.values():
+                # What can't be given back any more, in a ledger closed by now, comes back when its lease ends.
+                with suppress(LedgerError):
+                    self._tracker.release(held.claim, sample_offset=held.trained - held.start)
+            self._held.clear()
 
     def _settle(self, held: HeldChunk) -> None:
         if held.trained < held.end:
