@@ -6,6 +6,9 @@ import json
 import os
 import pickle
 import random
+import time
+import traceback
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -172,9 +175,27 @@ def test_no_secret_is_shown(monkeypatch):
         if not url.startswith("s3"):
             with pytest.raises(StoreUnavailable) as caught:
                 store.get()
-            shown.append(str(caught.value))
+            shown += traceback.format_exception(caught.value)
         assert "s3cr3t" not in "".join(shown)
         assert "passw0rd" not in "".join(shown)
+
+
+def test_credentials_that_expire_are_asked_for_again(s3):
+    s3.create_bucket("expiring")
+    calls = []
+
+    def provide():
+        calls.append(1)
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        return {"access_key_id": "a", "secret_access_key": "b", "token": None, "expires_at": soon}
+
+    options = {name: value for name, value in s3.options.items() if "key" not in name}
+    store = open_store("s3://expiring", credential_provider=provide, **options)
+    store.put("x", b"x")
+    before = len(calls)
+    time.sleep(1.1)
+    assert store.get("x") == b"x"
+    assert len(calls) > before > 0
 
 
 def test_other_clouds_ask_their_own_servers(hub):
