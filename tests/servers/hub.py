@@ -387,7 +387,10 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path("hub-access.jsonl"))
     parser.add_argument("--page", type=int, default=PAGE, help="most items of a page")
     parser.add_argument("--cdn", action="store_true", help="redirect large files to a second port")
+    parser.add_argument("--child", action="store_true", help="end when standard input does, as when its owner died")
     options = parser.parse_args()
+    if options.child:
+        threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     faults = Faults()
     server = HubServer(options.port, options.folder, options.log, faults, options.page)
     if options.cdn:

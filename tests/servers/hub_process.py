@@ -41,7 +41,7 @@ class Hub:
         self.folder = folder / "repos"
         self.log = folder / "access.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._options = ["--page", str(page), *(["--cdn"] if cdn else [])]
+        self._options = ["--child", "--page", str(page), *(["--cdn"] if cdn else [])]
         self._process: subprocess.Popen[str] | None = None
         self.port = 0
         self.start()
@@ -62,7 +62,9 @@ class Hub:
             "--log",
             str(self.log),
         ]
-        self._process = subprocess.Popen([*command, *self._options], stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [*command, *self._options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         assert line.startswith("http://"), "the Hub for tests did not start"
@@ -78,8 +80,9 @@ class Hub:
         """Wait until the server has ended by itself (the fault `die`)."""
         if self._process is not None:
             self._process.wait(START_S)
-            assert self._process.stdout is not None
-            self._process.stdout.close()
+            for pipe in (self._process.stdin, self._process.stdout):
+                assert pipe is not None
+                pipe.close()
             self._process = None
 
     def add_dataset(
