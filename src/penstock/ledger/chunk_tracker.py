@@ -316,7 +316,7 @@ class ChunkTracker:
         self._export_to_import = None
 
     def close(self) -> None:
-        """Let go of the ledger. Claims that are held stay so until their leases end."""
+        """Let go of the ledger. In a file, chunks that are held are free then; in a store, when their leases end."""
         self._ledger.close()
 
     def __repr__(self) -> str:

@@ -26,6 +26,7 @@ from penstock.ledger import sqlite_history as history
 from penstock.ledger import sqlite_rows as rows
 from penstock.ledger.database import Database
 from penstock.ledger.ledger import Claim, ClaimRequest, Holder, Progress, Snapshot, foreign, other_chunks
+from penstock.ledger.presence import Presence
 
 _SCHEMA = """
 CREATE TABLE meta (
@@ -76,6 +77,7 @@ class SqliteLedger:
     ) -> None:
         self.path = Path(path).absolute()
         self._database = Database(self.path, schema=_SCHEMA, timeout_s=timeout_s)
+        self._presence = Presence(Path(f"{self.path}-holders"))
         self._clock = clock
         # (number of the epoch's start, start block, first block that may have no row yet): saves a search.
         self._next_block: tuple[int, int, int] | None = None
@@ -98,13 +100,14 @@ class SqliteLedger:
             LedgerError: a block has another number of chunks here than is asked for.
         """
         with self._database.writing() as db:
+            self._presence.announce(_tracker_of(request.token))
             now = self._clock()
             epoch, num_blocks = db.execute("SELECT epoch, num_blocks FROM meta").fetchone()
             if request.chunks_per_block is not None and num_blocks != len(request.chunks_per_block):
                 db.execute("UPDATE meta SET num_blocks = ?", (len(request.chunks_per_block),))
             rows.free_ended(db, now)
             found = rows.first_free(db, epoch, request)
-            if found is None and self._open_next_block(db, epoch, request):
+            if found is None and (self._open_next_block(db, epoch, request) or self._free_gone(db, epoch)):
                 found = rows.first_free(db, epoch, request)
             if found is None:
                 return None
@@ -256,7 +259,7 @@ class SqliteLedger:
             (known,) = db.execute(
                 "SELECT count(*) FROM block WHERE epoch = ? AND block >= ? AND block < ?", (epoch, block, last)
             ).fetchone()
-        return known < last - block
+            return known < last - block or bool(self._gone(db, epoch))
 
     def holders(self) -> list[Holder]:
         """See `Ledger`."""
@@ -305,6 +308,7 @@ class SqliteLedger:
 
     def close(self) -> None:
         """See `Ledger`."""
+        self._presence.close()
         self._database.close()
 
     def _open_next_block(self, db: sqlite3.Connection, epoch: int, request: ClaimRequest) -> bool:
@@ -323,8 +327,25 @@ class SqliteLedger:
                 return True
         return False
 
+    def _gone(self, db: sqlite3.Connection, epoch: int) -> list[str]:
+        """List the trackers that hold chunks and have ended."""
+        tokens = db.execute("SELECT token FROM lease WHERE epoch = ?", (epoch,)).fetchall()
+        return [tracker for tracker in {_tracker_of(token) for (token,) in tokens} if self._presence.is_gone(tracker)]
+
+    def _free_gone(self, db: sqlite3.Connection, epoch: int) -> bool:
+        """Free the chunks of trackers that have ended, whatever is left of their leases; False if there is none."""
+        gone = self._gone(db, epoch)
+        for tracker in gone:
+            rows.free_leases(db, "token LIKE ? || ':%'", (tracker,))
+            self._presence.forget(tracker)
+        return bool(gone)
+
     def _check_chunks(self, db: sqlite3.Connection, epoch: int, block: int, request: ClaimRequest) -> None:
         asked = request.chunks_of(block)
         (known,) = db.execute("SELECT chunks FROM block WHERE epoch = ? AND block = ?", (epoch, block)).fetchone()
         if known != asked:
             raise other_chunks(block, known, asked, self.path)
+
+
+def _tracker_of(token: str) -> str:
+    return token.partition(":")[0]

@@ -1,0 +1,81 @@
+"""Which trackers of a node still live: those that hold the lock on a file of their own.
+
+The system gives a lock back however its owner ends, so a chunk that a killed process held need not wait for
+its lease. Whoever is merely slow, or stopped, keeps the lock; for him the lease decides.
+
+    chunks.db-holders/4f1c…    locked: alive · not locked: gone · not there: unknown, the lease decides
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+_presences: weakref.WeakSet[Presence] = weakref.WeakSet()
+
+
+class Presence:
+    """The locks of one ledger's trackers, those of this process and what can be told of others.
+
+    Args:
+        folder: where the files lie; made with the first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, int] = {}
+        self._lock = threading.Lock()
+        _presences.add(self)
+
+    def announce(self, name: str) -> None:
+        """Show that a tracker of this process lives; again and again costs nothing."""
+        if name in self._files:
+            return
+        with self._lock:
+            if name not in self._files:
+                self._folder.mkdir(exist_ok=True)
+                file = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self._files[name] = file
+                # Nobody else has the name, so nobody else can hold it; a file system without locks leaves it to leases.
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def is_gone(self, name: str) -> bool:
+        """Whether a tracker has ended for certain."""
+        try:
+            file = os.open(self._folder / name, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(file)
+        return True
+
+    def forget(self, name: str) -> None:
+        """Remove the file of a tracker that is gone, once nothing of it is left."""
+        with suppress(OSError):
+            os.unlink(self._folder / name)
+
+    def close(self) -> None:
+        """Let the trackers of this process be gone."""
+        with self._lock:
+            while self._files:
+                _, file = self._files.popitem()
+                os.close(file)
+
+
+def _after_fork_in_child() -> None:
+    # The child's trackers are new ones; with our copies of the parent's files closed, its locks end with it.
+    for presence in list(_presences):
+        presence._lock = threading.Lock()
+        presence.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
