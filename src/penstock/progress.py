@@ -83,7 +83,7 @@ class Meter:
         if self.total is None or not 0 < self.done < self.total:
             return ""
         seconds = round(self.elapsed_s * (self.total - self.done) / self.done)
-        return f", {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+        return "" if not seconds else f", {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
 
 def _human(amount: float, unit: str) -> str:

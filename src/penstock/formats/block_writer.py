@@ -163,6 +163,11 @@ class StreamingBlockWriter:
         return self._state == "finished"
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of all complete blocks, as they lie on the disk."""
+        return sum(block.size_bytes for block in self._blocks)
+
+    @property
     def total_samples(self) -> int:
         """Samples in all blocks, the incomplete one included."""
         return self._count

@@ -71,7 +71,7 @@ def find_hub_splits(url: str, kinds: Mapping[str, Kind] = KINDS) -> dict[str, li
     """
     reference = parse_hub_reference(url)
     if url.rstrip("/").count(":") >= 3:
-        return {"train": hub_files(find_hub_split(reference), kinds)}
+        return {reference.split: hub_files(find_hub_split(reference), kinds)}
     found, missing = dict[str, list[SourceFile]](), list[ConfigError]()
     for split in _SPLITS:
         try:

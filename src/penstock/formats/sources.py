@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from penstock.errors import ConfigError, ObjectMissing
+from penstock.formats.block_manifest import MANIFEST_NAME, read_block_manifest
 from penstock.store.urls import is_url, redact
 
 Kind = Literal["text", "jsonl", "json", "parquet", "csv", "tsv", "arrow"]
@@ -80,7 +81,7 @@ def find_files(source: Source, kinds: Mapping[str, Kind] = KINDS, *, remote: boo
     """List the files of a source, in sorted order; those of a list in the order of the list.
 
     A folder gives all files below it of a known suffix, hidden ones left out; its .json files only if
-    there is nothing else, since such files often describe the data.
+    there is nothing else, since such files often describe the data. A folder of blocks gives its blocks.
 
     Args:
         source: where to look.
@@ -161,6 +162,8 @@ def _found(place: Place, kinds: Mapping[str, Kind], *, remote: bool) -> list[Sou
 
 
 def _in_folder(folder: Path, kinds: Mapping[str, Kind]) -> list[SourceFile]:
+    if (folder / MANIFEST_NAME).is_file():
+        return _blocks(folder, kinds)
     paths = sorted(
         (Path(root) / name for root, _, names in os.walk(folder) for name in names), key=lambda path: path.parts
     )
@@ -176,6 +179,17 @@ def _in_folder(folder: Path, kinds: Mapping[str, Kind]) -> list[SourceFile]:
             f"the folder {folder} holds files of several kinds ({several}): say which by a glob like {folder}/*"
         )
     return files
+
+
+def _blocks(folder: Path, kinds: Mapping[str, Kind]) -> list[SourceFile]:
+    """List the blocks of a dataset, in the order of its manifest."""
+    info = read_block_manifest(folder)
+    if not info.finished:
+        raise ConfigError(
+            f"the blocks in {folder} are not finished, there are {info.total_samples:,} samples so far: run "
+            "what writes them again, it goes on"
+        )
+    return [source_file(folder / block.file_path, name=block.file_path, kinds=kinds) for block in info.blocks]
 
 
 def _matched(pattern: str, kinds: Mapping[str, Kind]) -> list[SourceFile]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from penstock.errors import BadBlock, ConfigError
+from penstock.errors import BadBlock, ConfigError, StoreError
 from penstock.formats.columns import Column, Fault, string_bytes, string_offsets, without_invalid
 from penstock.formats.sources import SourceFile
+from penstock.formats.streams import open_raw
 
 _BATCH_ROWS = 4096
 
@@ -33,7 +34,7 @@ def iter_table(file: SourceFile, field: str, first_row: int = 0) -> Iterator[tup
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file.path) as table:
+        with open_raw(file) as raw, pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table:
             _check_column(file, table.schema_arrow, field)
             row = 0
             for group in range(table.num_row_groups):
@@ -47,7 +48,9 @@ def iter_table(file: SourceFile, field: str, first_row: int = 0) -> Iterator[tup
                         texts = batch.column(0)[max(0, len(batch) - (row - first_row)) :]
                         yield _from_table(texts, row - len(texts) + 1), row
     except (pa.ArrowException, OSError) as error:
-        raise BadBlock(f"{file.path} cannot be read as Parquet: {error}; fetch or write it again") from error
+        if isinstance(error, StoreError):
+            raise
+        raise BadBlock(f"{file.place} cannot be read as Parquet: {error}; fetch or write it again") from error
 
 
 def _check_column(file: SourceFile, schema: Any, field: str) -> None:
@@ -56,12 +59,12 @@ def _check_column(file: SourceFile, schema: Any, field: str) -> None:
     columns = ", ".join(f"{column.name!r} ({column.type})" for column in schema)
     if field not in schema.names:
         raise ConfigError(
-            f"{file.path} has no column {field!r}; give text_field (--text-field) one of its columns: {columns}"
+            f"{file.place} has no column {field!r}; give text_field (--text-field) one of its columns: {columns}"
         )
     kind = schema.field(field).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise ConfigError(f"the column {field!r} of {file.path} holds no text; its columns are {columns}")
+        raise ConfigError(f"the column {field!r} of {file.place} holds no text; its columns are {columns}")
 
 
 def _from_table(texts: Any, first_line: int) -> Column:

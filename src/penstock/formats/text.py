@@ -211,7 +211,7 @@ def _json_columns(file: SourceFile, at: Position, field: str, block_bytes: int) 
     def read() -> Column:
         column = json_lines.read_json_array(read_all(file), field)
         if column is None:
-            raise BadBlock(f"{file.path} begins like a JSON array and is none: truncated, or malformed")
+            raise BadBlock(f"{file.place} begins like a JSON array and is none: truncated, or malformed")
         return column
 
     return _whole(at, read)
@@ -259,7 +259,7 @@ def _check_field(file: SourceFile, column: Column) -> None:
     faults = column.faults
     if faults and len(faults) == len(column.lines) and all(fault.reason == "missing-field" for fault in faults):
         raise ConfigError(
-            f"line {column.lines[0]} of {file.path}: {faults[0].detail}; give text_field (--text-field) one of them"
+            f"line {column.lines[0]} of {file.place}: {faults[0].detail}; give text_field (--text-field) one of them"
         )
 
 
@@ -297,9 +297,9 @@ def _bad_record(file: SourceFile, column: Column, fault: Fault) -> BadRecord:
     line = int(column.lines[fault.row])
     place = {"text": "line", "jsonl": "line", "json": "record", "parquet": "row"}[file.kind]
     return BadRecord(
-        f"{place} {line} of {file.path} cannot be used ({fault.reason}): {fault.detail}; repair it, or pass over such "
+        f"{place} {line} of {file.place} cannot be used ({fault.reason}): {fault.detail}; repair it, or pass over such "
         f'rows with on_error="skip" (--on-error skip), which counts them by reason',
-        file=str(file.path),
+        file=file.place,
         line=line,
         reason=fault.reason,
     )

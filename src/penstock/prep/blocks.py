@@ -9,6 +9,7 @@ complete block has, no line twice and none left out.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def process_raw_dataset_to_blocks(
     folder = Path(output_dir)
     records = open_records(input_path, on_error=on_error, on_nan=on_nan, assets=folder / ASSETS_FOLDER)
     _refuse_own_output(records, folder)
-    _refuse_other_source(records, folder)
+    refuse_other_source(records, folder)
     # What to do with bad rows is no part of it: a run that was stopped by one may go on passing over them.
     source = {"files": records.signature}
     writer = StreamingBlockWriter(
@@ -76,7 +77,11 @@ def process_raw_dataset_to_blocks(
 
 
 def fill_blocks(
-    records: Records, writer: StreamingBlockWriter, on_batch: Callable[[LineBatch, int], None] | None = None
+    records: Records,
+    writer: StreamingBlockWriter,
+    on_batch: Callable[[LineBatch, int], None] | None = None,
+    *,
+    max_samples: int | None = None,
 ) -> None:
     """Give a writer the records that it lacks, from the source's position that it knows.
 
@@ -84,16 +89,19 @@ def fill_blocks(
         records: the source.
         writer: new, or resumed in a folder that was begun from the same source.
         on_batch: called after every batch with it, and with how many samples of it were written.
+        max_samples: stop when the writer has so many. None: at the source's end.
 
     Raises:
         PenstockError: as reading and writing do.
     """
     counts, skip = dict(writer.counts), writer.skip
-    for batch in records.read(writer.position):
+    limit = sys.maxsize if max_samples is None else max_samples
+    for batch in records.read(writer.position) if writer.total_samples < limit else ():
         # What lies between the position and the end of the last complete block is there already.
         known = min(skip, len(batch.ends))
-        start = int(batch.ends[known - 1]) if known else 0
-        writer.add_lines(batch.data[start:], batch.ends[known:] - start)
+        last = min(len(batch.ends), known + limit - writer.total_samples)
+        start, stop = (int(batch.ends[place - 1]) if place else 0 for place in (known, last))
+        writer.add_lines(batch.data[start:stop], batch.ends[known:last] - start)
         skip -= known
         for reason, count in (*batch.skipped.items(), (NULLED, batch.nulled)):
             if count:
@@ -101,7 +109,9 @@ def fill_blocks(
         if not skip:
             writer.commit_source(batch.after, counts)
         if on_batch is not None:
-            on_batch(batch, len(batch.ends) - known)
+            on_batch(batch, last - known)
+        if writer.total_samples >= limit:
+            break
 
 
 def _reporter(meter: Meter, log: Callable[[str], None] | None) -> Callable[[LineBatch, int], None]:
@@ -115,8 +125,12 @@ def _reporter(meter: Meter, log: Callable[[str], None] | None) -> Callable[[Line
     return report
 
 
-def _refuse_other_source(records: Records, folder: Path) -> None:
-    """Refuse a folder that was begun from other files, naming the first."""
+def refuse_other_source(records: Records, folder: Path) -> None:
+    """Refuse a folder that was begun from other files, naming the first.
+
+    Raises:
+        ObjectChanged: see above.
+    """
     if not (folder / MANIFEST_NAME).is_file():
         return
     info = read_block_manifest(folder)

@@ -14,23 +14,22 @@ import os
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from penstock.formats.block_manifest import ASSETS_FOLDER, MANIFEST_NAME, DatasetBlockInfo, read_block_manifest
-from penstock.formats.block_writer import NULLED, StreamingBlockWriter
+from penstock.formats.block_writer import StreamingBlockWriter
 from penstock.formats.hub_dataset import parse_hub_reference
 from penstock.formats.records import LineBatch, OnNan, Records, open_records
 from penstock.formats.remote_sources import find_remote, is_hub_dataset
 from penstock.formats.text import OnError
+from penstock.prep.blocks import fill_blocks, refuse_other_source
 from penstock.prep.fetching import Fetcher
 from penstock.prep.read_ahead import PIECE_BYTES
 from penstock.prep.size_guard import FREE_SPACE_MARGIN, SizeGuard, estimate
+from penstock.prep.source_change import refuse_change
 from penstock.prep.spool import Spool
 from penstock.progress import Meter
 from penstock.store.urls import is_url, redact
@@ -112,35 +111,49 @@ def download_dataset(
     if there is None or not there.finished:
         expected = estimate(asked.files, columns=columns, max_samples=max_samples, compression=compression)
         guard.check_start(expected, sum(block.size_bytes for block in there.blocks) if there else 0)
+    refuse_other_source(asked, folder)
     source = _identity(place, asked, max_samples)
     name = dataset_name or name_of(place)
     with StreamingBlockWriter(folder, name, block_size, log_callback, compression=compression, source=source) as writer:
-        if there is not None and there.finished:
+        if writer.is_finished:
             return writer.finalize()
         spool = Spool(folder, source)
+        fetcher = Fetcher(asked.files, spool, options)
         with _meter(asked, max_samples, show=show_progress) as meter:
             run = _Run(
-                records=asked,
                 writer=writer,
-                fetcher=Fetcher(asked.files, spool, options),
+                fetcher=fetcher,
                 guard=guard,
                 meter=meter,
                 max_samples=max_samples,
                 cancel=cancel or threading.Event(),
+                started=time.monotonic(),
+                first=writer.total_samples,
+                committed=writer.position,
             )
-            if not run.carry_over():
+            try:
+                fill_blocks(_fetched(asked, fetcher), writer, run.after_batch, max_samples=max_samples or None)
+            except _Cancelled:
                 writer.close()
                 return read_block_manifest(folder)
+        refuse_change(asked.files)
         info = writer.finalize()
         spool.remove()
     return info
+
+
+def _fetched(records: Records, fetcher: Fetcher) -> Records:
+    """Read through a fetcher; remote text in small pieces, as what is not in the spool yet is what a crash costs."""
+    is_remote = any(file.url is not None for file in records.files)
+    block_bytes = PIECE_BYTES if is_remote else records.block_bytes
+    return replace(records, opener=fetcher.open, block_bytes=block_bytes)
 
 
 def _identity(place: str, records: Records, max_samples: int) -> dict[str, Any]:
     """Say what the blocks are made of, as JSON: a folder begun from something else is refused."""
     return {
         "uri": redact(place),
-        "files": {str(name): facts for name, *facts in records.signature},
+        "files": records.signature,
         "max_samples": max_samples,
         "columns": None if records.columns is None else list(records.columns),
         "on_error": records.on_error,
@@ -166,61 +179,40 @@ def _meter(records: Records, max_samples: int, *, show: bool) -> Meter:
     return Meter("downloading", total=records.size_bytes, unit="B", show=show)
 
 
+class _Cancelled(Exception):
+    """The caller has set `cancel`."""
+
+
 @dataclass(kw_only=True, slots=True)
 class _Run:
-    """One run of a download, from where the writer is to the end."""
+    """What is done after every batch of one run: look at the disk, let go of the spool, show how far it is."""
 
-    records: Records
     writer: StreamingBlockWriter
     fetcher: Fetcher
     guard: SizeGuard
     meter: Meter
     max_samples: int
     cancel: threading.Event
+    started: float
+    first: int
+    """Samples that were there when the run began."""
+    committed: dict[str, Any] | None
+    """The source's position that the manifest gets with the next block."""
 
-    def carry_over(self) -> bool:
-        """Write all records that are missing; False if the download was cancelled."""
+    def after_batch(self, _: LineBatch, written: int) -> None:
         writer = self.writer
-        started, first, num_bytes = time.monotonic(), writer.total_samples, 0
-        left_out, counts, before = writer.skip, Counter(writer.counts), writer.position
-        # Text in small pieces: what was asked for and is not yet in the spool is what a crash costs.
-        is_remote = any(file.url is not None for file in self.records.files)
-        block_bytes = PIECE_BYTES if is_remote else self.records.block_bytes
-        records = replace(self.records, opener=self.fetcher.open, block_bytes=block_bytes)
-        for batch in records.read(before) if self._room() else ():
-            if self.cancel.is_set():
-                return False
-            data, ends, left_out = _cut(batch, left_out, self._room())
-            complete = writer.add_lines(data, ends)
-            counts.update(batch.skipped)
-            counts.update({NULLED: batch.nulled} if batch.nulled else {})
-            if complete:
-                num_bytes += sum(block.size_bytes for block in complete)
-                self.guard.check_now(num_bytes)
-                self.fetcher.let_go(before or {"file": 0, "offset": 0})
-            writer.commit_source(batch.after, counts)
-            before = batch.after
-            self._show(writer.total_samples - first, time.monotonic() - started)
-            if not self._room():
-                break
-        return True
+        before = writer.total_samples - written
+        if written and before // writer.block_size < writer.total_samples // writer.block_size:
+            self.guard.check_now(writer.size_bytes)
+            self.fetcher.let_go(self.committed or {"file": 0, "offset": 0})
+        self.committed = writer.position
+        self._show()
+        if self.cancel.is_set():
+            raise _Cancelled
 
-    def _room(self) -> int:
-        """Samples that may still be taken."""
-        return self.max_samples - self.writer.total_samples if self.max_samples else 1 << 62
-
-    def _show(self, samples: int, seconds: float) -> None:
-        done = self.writer.total_samples if self.max_samples else self.fetcher.bytes_read
-        blocks = self.writer.total_samples // self.writer.block_size
-        note = f"{samples / max(seconds, 1e-9):,.0f} samples/s, {blocks:,} blocks"
+    def _show(self) -> None:
+        total = self.writer.total_samples
+        done = total if self.max_samples else self.fetcher.bytes_read
+        rate = (total - self.first) / max(time.monotonic() - self.started, 1e-9)
+        note = f"{rate:,.0f} samples/s, {total // self.writer.block_size:,} blocks"
         self.meter.add(max(0, done - self.meter.done), note=note)
-
-
-def _cut(batch: LineBatch, left_out: int, room: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Take from a batch what is not written yet and still wanted; and say how many are left out of the next."""
-    ends = batch.ends
-    first = min(left_out, len(ends))
-    last = min(len(ends), first + room)
-    start = int(ends[first - 1]) if first else 0
-    stop = int(ends[last - 1]) if last else 0
-    return batch.data[start:stop], ends[first:last] - start, left_out - first

@@ -18,6 +18,7 @@ import orjson
 
 from penstock.errors import BadManifest, ConfigError
 from penstock.formats.files import digest
+from penstock.formats.remote_sources import find_hub_splits, is_hub_dataset
 from penstock.formats.sources import SPLIT_WORDS, Source, SourceFile, by_split, find_files
 from penstock.formats.text import EMPTY
 from penstock.formats.token_writer import journal_path, read_journal
@@ -91,7 +92,10 @@ def plan_passes(
 
 def _groups(source: Source | Mapping[str, Source]) -> dict[str, list[SourceFile]]:
     if not isinstance(source, Mapping):
-        return by_split(find_files(source))
+        if isinstance(source, str) and is_hub_dataset(source):
+            splits = find_hub_splits(source)
+            return {SPLIT_WORDS.get(name, name): files for name, files in splits.items()}
+        return by_split(find_files(source, remote=True))
     groups = {}
     for name, place in source.items():
         if not isinstance(name, str) or not _SPLIT_NAME.fullmatch(name):
@@ -99,7 +103,7 @@ def _groups(source: Source | Mapping[str, Source]) -> dict[str, list[SourceFile]
         split = SPLIT_WORDS.get(name, name)
         if split in groups:
             raise ConfigError(f"the source names the split {split!r} twice")
-        groups[split] = find_files(place)
+        groups[split] = find_files(place, remote=True)
     if not groups:
         raise ConfigError("the source names no split")
     return groups

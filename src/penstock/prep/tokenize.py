@@ -83,8 +83,9 @@ def tokenize(
     when all is there does nothing; a split that is missing is built alone.
 
     Args:
-        source: a file, folder, glob or list of these, of .txt, .jsonl, .json or .parquet, plain or .gz
-            or .zst; or a mapping of splits to such. Without a mapping, names like train.jsonl,
+        source: a file, folder, glob, URL or list of these, of .txt, .jsonl, .json or .parquet, plain or .gz
+            or .zst; a folder of blocks; `hf://ORG/NAME[@REVISION][:CONFIG][:SPLIT]`, without SPLIT its train,
+            validation and test; or a mapping of splits to such. Without a mapping, names like train.jsonl,
             validation/… or train-00000-of-00002.parquet say the split; where none does, all is train.
         out_dir: where the bins go; made if missing.
         tokenizer: an open one, or what `Tokenizer.from_pretrained` takes.
