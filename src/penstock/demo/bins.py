@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,21 +52,30 @@ class Bins:
 
 
 def make_bins(
-    out: Path, corpus: Path | None, tokenizer: str | None, text_field: str, *, say: Callable[[str, str, str], None]
+    out: Path,
+    corpus: Path | Mapping[str, Path] | None,
+    tokenizer: str | None,
+    text_field: str,
+    *,
+    name: str,
+    say: Callable[[str, str, str], None],
 ) -> Bins:
     """Write `out/bins/{train,validation}.bin`, and the corpus and tokenizer where none is given.
 
     Args:
         out: the demo's folder.
-        corpus: a source of text; None is Python's own documentation.
+        corpus: a source of text, or one for each split; None is Python's own documentation.
         tokenizer: what `Tokenizer.from_pretrained` takes; None learns one from the corpus.
         text_field: key of the text in JSON records, column of it in tables.
+        name: what the corpus is called.
         say: is told number, name and words of each stage.
     """
-    say("1", "text", str(corpus or "the documentation of Python itself"))
+    say("1", "text", name)
     if corpus is None:
         write_python_corpus(out / CORPUS)
-    files = find_files(corpus or out / CORPUS)
+    source = corpus or out / CORPUS
+    groups = _groups(source)
+    files = [file for group in groups.values() for file in group]
     documents: Documents | None = "paragraph" if any(file.kind == "text" for file in files) else None
     say("2", "tokenizer", tokenizer or f"learning a byte-level BPE of {VOCAB_SIZE:,}")
     if tokenizer is None:
@@ -76,18 +85,18 @@ def make_bins(
         opened = Tokenizer.from_pretrained(tokenizer)
     say("3", "bins", str(out / BINS))
     splits = tokenize(
-        corpus or out / CORPUS,
+        source,
         out / BINS,
         tokenizer=opened,
         splits=("train", "validation"),
-        val_fraction=_val_fraction(files),
+        val_fraction=0.0 if "validation" in groups else VAL_FRACTION,
         text_field=text_field,
         documents=documents,
         eot=opened.eot_id is not None,
     )
     ids = open_bin(splits["validation"].path).tokens[:_MEASURED_TOKENS].tolist()
     return Bins(
-        source="Python's own documentation" if corpus is None else str(corpus),
+        source="Python's own documentation" if corpus is None else name,
         is_python=corpus is None,
         tokenizer=opened,
         splits=splits,
@@ -96,9 +105,11 @@ def make_bins(
     )
 
 
-def _val_fraction(files: Sequence[SourceFile]) -> float:
-    """Take validation rows out of the training text, unless the source has a split of its own."""
-    return 0.0 if "validation" in by_split(files) else VAL_FRACTION
+def _groups(source: Path | Mapping[str, Path]) -> dict[str, list[SourceFile]]:
+    """Find the files of each split."""
+    if isinstance(source, Mapping):
+        return {split: find_files(place) for split, place in source.items()}
+    return by_split(find_files(source))
 
 
 def _first(texts: Iterator[str], num_characters: int) -> Iterator[str]:

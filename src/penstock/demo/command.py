@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +40,13 @@ def demo(
             help="Text of your own: .txt, .jsonl, .json or .parquet, or a folder. Default: Python's own manual."
         ),
     ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="A dataset to download instead, as hf://roneneldan/TinyStories, or the URL of a file."),
+    ] = None,
+    max_samples: Annotated[
+        int, typer.Option(min=100, help="How much of the dataset to take: its first so many samples.")
+    ] = 20_000,
     tokenizer: Annotated[
         str | None, typer.Option(help="A tokenizer: a path, gpt2 or bytes. Default: one is learned from the corpus.")
     ] = None,
@@ -53,17 +61,26 @@ def demo(
     from rich.console import Console
 
     from penstock.demo.bins import make_bins
+    from penstock.demo.dataset import fetch_dataset
     from penstock.demo.report import print_report
+    from penstock.errors import ConfigError
     from penstock.formats.files import lock_folder, write_json
 
     # Read by torch when it is first imported, here and in the training processes. Threads that spin while they wait
     # for each other make a step ten times slower as soon as anything else wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console = Console()
+    if corpus is not None and dataset is not None:
+        raise ConfigError("give --corpus, which is on this disk, or --dataset, which is downloaded, not both")
     _claim(out)
     with lock_folder(out):
         _clear(out)
-        made = make_bins(out, corpus, tokenizer, text_field, say=lambda *words: _say(console, *words))
+        source: Path | Mapping[str, Path] | None = corpus
+        if dataset is not None:
+            _say(console, "0", "download", f"the first {max_samples:,} samples of {dataset}")
+            source, text_field = fetch_dataset(out, dataset, max_samples, text_field)
+        name = dataset or str(corpus or "the documentation of Python itself")
+        made = make_bins(out, source, tokenizer, text_field, name=name, say=lambda *words: _say(console, *words))
         settings = _fit(out, made.tokenizer.vocab_size, seconds, steps)
         _train(out, settings, console)
         report = _find_out(out, settings, made, console)
@@ -94,11 +111,13 @@ def _claim(out: Path) -> None:
 def _clear(out: Path) -> None:
     """Remove what an earlier demo has made in its folder, and nothing else."""
     from penstock.demo.bins import CORPUS, TOKENIZER
+    from penstock.demo.dataset import BLOCKS
     from penstock.demo.runs import errors_path
     from penstock.demo.settings import BINS, CHECKPOINT, SETTINGS, log_path
     from penstock.train.checkpoints import BEST_NAME
 
-    shutil.rmtree(out / BINS, ignore_errors=True)
+    for folder in (BINS, BLOCKS):
+        shutil.rmtree(out / folder, ignore_errors=True)
     logs = [path(out, run) for path in (log_path, errors_path) for run in (1, 2)]
     names = (CORPUS, TOKENIZER, SETTINGS, CHECKPOINT, BEST_NAME, REPORT, PLOT)
     for path in (*logs, *(out / name for name in names)):

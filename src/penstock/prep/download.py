@@ -211,8 +211,9 @@ class _Run:
             raise _Cancelled
 
     def _show(self) -> None:
-        total = self.writer.total_samples
-        done = total if self.max_samples else self.fetcher.bytes_read
+        total, read = self.writer.total_samples, self.fetcher.bytes_read
+        blocks = f"{total // self.writer.block_size:,} blocks"
         rate = (total - self.first) / max(time.monotonic() - self.started, 1e-9)
-        note = f"{rate:,.0f} samples/s, {total // self.writer.block_size:,} blocks"
+        done = total if self.max_samples else read
+        note = f"{read / 1e6:,.1f} MB, {blocks}" if self.max_samples else f"{rate:,.0f} samples/s, {blocks}"
         self.meter.add(max(0, done - self.meter.done), note=note)
