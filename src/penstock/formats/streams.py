@@ -27,13 +27,15 @@ _BLANK_LINE = re.compile(rb"\n[\x00-\x09\x0b-\x20]*\n")
 
 
 @contextmanager
-def open_raw(file: SourceFile) -> Iterator[Any]:
+def open_raw(file: SourceFile, **storage_options: Any) -> Iterator[Any]:
     """Open a source's file for reading as it is stored: an object with `readinto`, `read`, `seek` and `tell`."""
     if file.url is not None:
         from penstock.store.ranged_file import open_file
         from penstock.store.store import ObjectInfo
 
-        with open_file(file.url, info=ObjectInfo(path="", size=file.size_bytes, etag=file.etag)) as remote:
+        with open_file(
+            file.url, info=ObjectInfo(path="", size=file.size_bytes, etag=file.etag), **storage_options
+        ) as remote:
             yield remote
         return
     # Not by name: pyarrow would choose the compression by the suffix, and report errors its own way.

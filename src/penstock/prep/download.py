@@ -15,7 +15,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from penstock.formats.block_writer import StreamingBlockWriter
 from penstock.formats.hub_dataset import parse_hub_reference
 from penstock.formats.records import LineBatch, OnNan, Records, open_records
 from penstock.formats.remote_sources import find_remote, is_hub_dataset
+from penstock.formats.streams import open_raw
 from penstock.formats.text import OnError
 from penstock.prep.blocks import fill_blocks, refuse_other_source
 from penstock.prep.fetching import Fetcher
@@ -32,6 +35,7 @@ from penstock.prep.size_guard import FREE_SPACE_MARGIN, SizeGuard, estimate
 from penstock.prep.source_change import refuse_change
 from penstock.prep.spool import Spool
 from penstock.progress import Meter
+from penstock.store.store import open_store
 from penstock.store.urls import is_url, redact
 from penstock.types import check_choice, check_int
 
@@ -109,7 +113,14 @@ def download_dataset(
     guard = SizeGuard(folder, free_space_margin, storage_cap)
     there = read_block_manifest(folder) if (folder / MANIFEST_NAME).is_file() else None
     if there is None or not there.finished:
-        expected = estimate(asked.files, columns=columns, max_samples=max_samples, compression=compression)
+        _check_access(asked, options)
+        expected = estimate(
+            asked.files,
+            columns=columns,
+            max_samples=max_samples,
+            compression=compression,
+            opener=partial(open_raw, **options),
+        )
         guard.check_start(expected, sum(block.size_bytes for block in there.blocks) if there else 0)
     refuse_other_source(asked, folder)
     source = _identity(place, asked, max_samples)
@@ -140,6 +151,14 @@ def download_dataset(
         info = writer.finalize()
         spool.remove()
     return info
+
+
+def _check_access(records: Records, storage_options: Mapping[str, Any]) -> None:
+    """Ask for the first file: a list of files may be public where the files are not."""
+    first = records.files[0] if records.files else None
+    if first is not None and first.url is not None:
+        with closing(open_store(first.url, **storage_options)) as store:
+            store.head()
 
 
 def _fetched(records: Records, fetcher: Fetcher) -> Records:

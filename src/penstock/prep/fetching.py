@@ -50,9 +50,9 @@ class Fetcher:
             return
         store = open_store(file.url, **self._storage_options)
         try:
-            fetch = partial(store.get_range, "", etag=file.etag)
+            begin = partial(store.begin_range, "", etag=file.etag)
             is_text = file.kind != "parquet"
-            with ReadAheadFile(number, file.size_bytes, fetch, self._spool, is_text=is_text) as ahead:
+            with ReadAheadFile(number, file.size_bytes, begin, self._spool, is_text=is_text) as ahead:
                 yield ahead
         finally:
             store.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ PART_BYTES = 4 << 20
 AHEAD_BYTES = 32 << 20
 """How far ahead of the reader parts may lie on the disk."""
 FOOTER_BYTES = 64 << 10
+CLOSE_S = 5.0
 WAIT_S = 600.0
 """Longest wait for a part: the store gives up long before."""
 
@@ -44,18 +46,18 @@ class ReadAheadFile(io.RawIOBase):
     Args:
         number: the file's number in its source: its name in the spool.
         size: its length in bytes.
-        fetch: gives bytes [start, stop) of it, from any thread.
+        begin: begins to fetch bytes [start, stop) of it, from any thread.
         spool: where they are kept.
         is_text: read from one end to the other: all of it is fetched ahead, from where the reader begins.
     """
 
     def __init__(
-        self, number: int, size: int, fetch: Callable[[int, int], bytes], spool: Spool, *, is_text: bool
+        self, number: int, size: int, begin: Callable[[int, int], Future[bytes]], spool: Spool, *, is_text: bool
     ) -> None:
         super().__init__()
         self.number = number
         self.size = size
-        self._fetch, self._spool, self._is_text = fetch, spool, is_text
+        self._begin_range, self._spool, self._is_text = begin, spool, is_text
         self._at = 0
         self._changed = threading.Condition()
         self._plan: list[_Part] = []
@@ -64,6 +66,8 @@ class ReadAheadFile(io.RawIOBase):
         self._arrived: set[int] = set()
         self._failure: BaseException | None = None
         self._ended = False
+        self._futures: set[Future[bytes]] = set()
+        self._threads: list[threading.Thread] = []
         self._kept: tuple[int, int, bytes] = (0, 0, b"")
         self._group_starts: list[tuple[int, int]] = []
 
@@ -132,7 +136,9 @@ class ReadAheadFile(io.RawIOBase):
             assert not self._plan, "a plan is made once, its places name its parts"
             self._plan, self._next, self._reading = plan, first, first
         for _ in range(min(WORKERS, len(plan) - first)):
-            threading.Thread(target=self._work, name="penstock-fetch", daemon=True).start()
+            thread = threading.Thread(target=self._work, name="penstock-fetch", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _some(self, start: int, stop: int) -> memoryview:
         """Give bytes from start on: at least one, at most up to stop; none at the end."""
@@ -218,9 +224,27 @@ class ReadAheadFile(io.RawIOBase):
         ahead = sum(each.stop - each.start for each in self._plan[self._reading : self._next])
         return ahead < AHEAD_BYTES or self._next <= self._reading
 
+    def _fetch(self, start: int, stop: int) -> bytes:
+        """Fetch a range; closing the file ends that."""
+        with self._changed:
+            if self._ended:
+                raise CancelledError
+            future = self._begin_range(start, stop)
+            self._futures.add(future)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+            with self._changed:
+                self._futures.discard(future)
+
     def close(self) -> None:
-        """Fetch nothing more; what is in flight ends by itself."""
+        """Cancel what is in flight, and wait until the threads have ended: nothing is written afterwards."""
         with self._changed:
             self._ended = True
+            for future in self._futures:
+                future.cancel()
             self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(CLOSE_S)
         super().close()

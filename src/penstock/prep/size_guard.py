@@ -14,7 +14,7 @@ from typing import Any
 
 from penstock.errors import StoreError
 from penstock.formats.sources import SourceFile
-from penstock.formats.streams import open_raw
+from penstock.formats.streams import Opener, open_raw
 
 FREE_SPACE_MARGIN = 5_000_000_000
 _COMPRESSED = 4.0
@@ -34,7 +34,12 @@ class Estimate:
 
 
 def estimate(
-    files: Sequence[SourceFile], *, columns: Sequence[str] | None, max_samples: int, compression: str | None
+    files: Sequence[SourceFile],
+    *,
+    columns: Sequence[str] | None,
+    max_samples: int,
+    compression: str | None,
+    opener: Opener = open_raw,
 ) -> Estimate:
     """Estimate the blocks that files become; of Parquet the first file's footer is read.
 
@@ -44,7 +49,7 @@ def estimate(
     total, samples = sum(file.size_bytes * _growth(file) for file in files), None
     tables = [file for file in files if file.kind == "parquet"]
     if tables and len(tables) == len(files):
-        rows, size = _footer(tables[0], columns)
+        rows, size = _footer(tables[0], columns, opener)
         scale = sum(file.size_bytes for file in files) / max(1, tables[0].size_bytes)
         total, samples = size * scale, rows if len(files) == 1 else int(rows * scale)
     if max_samples and samples:
@@ -59,13 +64,13 @@ def _growth(file: SourceFile) -> float:
     return _COMPRESSED if file.compression else 1.0
 
 
-def _footer(file: SourceFile, columns: Sequence[str] | None) -> tuple[int, int]:
+def _footer(file: SourceFile, columns: Sequence[str] | None, opener: Opener) -> tuple[int, int]:
     """Give a Parquet file's number of rows and the bytes of its columns, uncompressed."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with open_raw(file) as raw:
+        with opener(file) as raw:
             meta: Any = pq.read_metadata(pa.PythonFile(raw, mode="r"))
     except pa.ArrowException:
         # The reader will say what is wrong with it, and in which file.
