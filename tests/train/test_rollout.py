@@ -170,6 +170,23 @@ def test_nothing_but_ignored_targets_is_a_loss_of_zero_and_no_change(backward):
     assert all(not gradient.any() for gradient in gradients(model).values())
 
 
+def test_logits_masked_with_infinity_stay_out_of_a_chunk_without_targets():
+    """Vocabularies are padded so: what is never a target has a logit of -inf."""
+    model, batch, never = make("rnn"), make_batch(), torch.zeros(VOCAB)
+    never[-1] = float("-inf")
+    batch["targets"] = batch["targets"] % (VOCAB - 1)
+    batch["targets"][:, 15:] = -100
+
+    def masked(x, carry):
+        carry, logits = model(x, carry)
+        return carry, logits + never
+
+    loss, _ = chunked_segment_rollout(masked, batch, 1, 5, backward=True)
+    logits = model(batch["inputs"], None)[1] + never
+    assert torch.allclose(loss, cross_entropy(logits.flatten(0, 1), batch["targets"].flatten()))
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
 def test_gradients_add_up_over_batches():
     """Gradient accumulation works as with any other loss."""
     model, batches = make("rnn"), [make_batch(seed=1), make_batch(length=9, seed=2)]

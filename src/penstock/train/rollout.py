@@ -190,8 +190,8 @@ def _summed_loss(
 ) -> torch.Tensor:
     """Add up the losses of a chunk's `count` targets that are not ignored."""
     if not count:
-        # Zero, whatever the logits; a mean over no target would be NaN.
-        return logits.sum() * 0
+        # Zero, whatever the logits: a mean over no target would be NaN, and so would zero times a masked logit, -inf.
+        return logits.masked_fill(torch.tensor(True, device=logits.device), 0).sum()
     if loss_fn is None:
         return _cross_entropy(logits, targets, ignore_index)
     loss = loss_fn(logits, targets)
