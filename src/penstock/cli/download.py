@@ -69,7 +69,8 @@ def download(
     )
     size = sum(block.size_bytes for block in info.blocks)
     lost = "".join(f", {count:,} {reason}" for reason, count in info.counts.items())
-    typer.echo(f"{info.total_samples:,} samples in {info.total_blocks:,} blocks, {size / 1e6:,.1f} MB in {out}{lost}")
+    blocks = f"{info.total_blocks:,} block{'s' * (info.total_blocks != 1)}"
+    typer.echo(f"{info.total_samples:,} samples in {blocks}, {size / 1e6:,.1f} MB in {out}{lost}")
 
 
 def num_bytes(option: str, text: str) -> int:
