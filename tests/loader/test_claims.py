@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import subjects
-from penstock.errors import ConfigError, LoaderTimeout, StateMismatch
+from penstock.errors import ConfigError, LedgerError, LoaderClosed, LoaderTimeout, StateMismatch
 from penstock.ledger.chunk_tracker import ChunkTracker
 from penstock.loader.loader import StreamingDataLoader
 from penstock.types import World
@@ -110,6 +110,47 @@ def test_after_a_break_only_the_batch_that_was_in_hand_comes_again(open_tracker,
 def ids_of_each(loader):
     for batch in loader:
         yield batch["id"].tolist()
+
+
+@pytest.mark.parametrize(("num_workers", "worker_type"), LANES[:2])
+def test_an_iterator_that_another_overtakes_holds_nothing(open_tracker, num_workers, worker_type):
+    with claiming(open_tracker(), num_workers=num_workers, worker_type=worker_type, timeout=1) as loader:
+        kept = iter(loader)
+        next(kept)
+        assert sorted(flat(ids_of(loader))) == ALL
+        with pytest.raises(LoaderClosed, match="overtaken"):
+            next(kept)
+
+
+def test_a_closed_loader_holds_nothing_though_its_iterator_is_kept(open_tracker):
+    loader = claiming(open_tracker())
+    kept = iter(loader)
+    trained = next(kept)["id"].tolist()
+    next(kept)
+    loader.close()
+    assert sorted(trained + flat(ids_of(claiming(open_tracker(), timeout=1)))) == ALL
+    del kept
+
+
+@pytest.mark.parametrize("chunk", [0, sum(-(-size // CHUNK) for size in SIZES) - 1])
+@pytest.mark.parametrize(("num_workers", "worker_type"), LANES[:2])
+def test_a_chunk_given_back_at_its_end_is_complete_and_the_others_are_read_whole(
+    open_tracker, chunk, num_workers, worker_type
+):
+    tracker = open_tracker()
+    with claiming(tracker, num_workers=num_workers, worker_type=worker_type) as loader:
+        claims = [tracker.claim([3, 2, 1]) for _ in range(6)]
+        done = [id_ for id_ in ALL if chunk_of(id_) == (claims[chunk].block_id, claims[chunk].chunk_id)]
+        for claim in claims:
+            tracker.release(claim, len(done) if claim is claims[chunk] else 0)
+        assert sorted(flat(ids_of(loader)) + done) == ALL
+
+
+def test_more_trained_samples_than_a_chunk_has_are_another_chunk_sizes(open_tracker):
+    tracker = open_tracker()
+    tracker.release(tracker.claim([3, 2, 1]), CHUNK + 1)
+    with pytest.raises(LedgerError, match="11 samples of chunk 0 of block 0 are trained, but it has 10"):
+        next(iter(claiming(tracker)))
 
 
 def test_what_one_process_gave_up_another_goes_on_with_at_its_offset(open_tracker):

@@ -52,6 +52,9 @@ class Assignment(Protocol):
     def run(self, make: Callable[[Cursor], Iterator[Delivery]]) -> Iterator[Delivery]:
         """Yield the batches of one iteration, which `make` makes from a cursor on."""
 
+    def let_go(self) -> None:
+        """Give up what an iteration holds that nobody will go on with."""
+
     def set_epoch(self, epoch: int) -> bool:
         """Go to an epoch's start; tells whether that was a move."""
 
@@ -134,6 +137,9 @@ class Planned:
             self._move(self._plan.next_epoch(self._cursor))
         yield from make(self._cursor)
         self._move(self._plan.next_epoch(self._cursor))
+
+    def let_go(self) -> None:
+        """A cursor holds nothing."""
 
     def set_epoch(self, epoch: int) -> bool:
         """Go to the start of an epoch, if the cursor is not in it already."""

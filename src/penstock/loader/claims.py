@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from penstock.errors import ConfigError, LoaderTimeout, StateMismatch
+from penstock.errors import ConfigError, LedgerError, LoaderTimeout, StateMismatch
 from penstock.loader.assignment import Handed
 from penstock.loader.engine import Delivery, Walk
 from penstock.loader.leases import HeldChunk, Leases
@@ -107,6 +107,8 @@ class Claimed:
     def run(self, make: Callable[[Cursor], Iterator[Delivery]]) -> Iterator[Delivery]:
         """Yield batches until it is time to stop, claiming, completing and waiting as need be."""
         self._check_world()
+        # An iterator that somebody still has, and that this one overtakes, would hold its chunks for good.
+        self.let_go()
         self._epoch, self._block_id = self._begun_epoch(), None
         handed_out = 0
         share: Share | None = None
@@ -138,6 +140,11 @@ class Claimed:
                     # Ranks of a group never wait for chunks of each other: who holds one may be waiting in a
                     # collective for us. What is held of the old epoch is completed in it all the same.
                     self._epoch = self._begun_epoch() if is_over else self._tracker.start_new_epoch(after=self._epoch)
+
+    def let_go(self) -> None:
+        """Give the chunks back that an iteration still holds."""
+        if self._leases is not None:
+            self._leases.give_back()
 
     def set_epoch(self, epoch: int) -> bool:
         """Accept the epoch that the ledger is in, or is about to begin.
@@ -176,6 +183,7 @@ class Claimed:
                 f"the state was saved with ledger {state.get('ledger')}, this one is {self._tracker.ledger_id}: open "
                 "the tracker on the same file, or import the export of that ledger into it"
             )
+        self.let_go()
         if self._world.get().dp_rank == 0:
             self._tracker.reopen_after(state["sequence"])
 
@@ -200,9 +208,16 @@ class Claimed:
             self._block_id = claim.block_id
             start, stop = self._plan.span(claim.block_id, claim.chunk_id)
             first = start + claim.sample_offset
+            if first > stop:
+                raise LedgerError(
+                    f"the ledger says that {claim.sample_offset} samples of chunk {claim.chunk_id} of block "
+                    f"{claim.block_id} are trained, but it has {stop - start}: the ledger belongs to another dataset, "
+                    "or to another dataset_chunk_size; keep what it was begun with, or give another state_file"
+                )
             end = first + self._plan.num_usable(stop - first)
             self._leases.add(HeldChunk(claim=claim, start=start, end=end, trained=first, recorded=first))
-            yield from self._plan.walk(Cursor(epoch=claim.epoch, samples=first))
+            if first < stop:
+                yield from self._plan.walk(Cursor(epoch=claim.epoch, samples=first))
 
     def _begun_epoch(self) -> int:
         """Give the epoch to work on: the next one if all of the current one is complete."""

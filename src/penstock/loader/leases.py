@@ -58,12 +58,12 @@ class Leases:
     def __enter__(self) -> Leases:
         self._thread.start()
         # At the end of a script an open iteration is torn down too late to give anything back.
-        atexit.register(self._give_back)
+        atexit.register(self.give_back)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        atexit.unregister(self._give_back)
-        self._give_back()
+        atexit.unregister(self.give_back)
+        self.give_back()
 
     def add(self, held: HeldChunk) -> None:
         """Keep a chunk that was just claimed; one without any batch is complete at once."""
@@ -109,7 +109,8 @@ class Leases:
                     self._lose(held)
                 held.recorded = held.trained
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """Give back what is still held, from where its training ends; again and again does no harm."""
         self._over.set()
         with self._lock:
             for held in self._held.values():

@@ -273,6 +273,7 @@ class StreamingDataLoader:
     def close(self) -> None:
         """End workers and threads, within a second; the loader can be iterated again afterwards."""
         self._turn = None
+        self._assignment.let_go()
         if self._finalizer is not None:
             self._finalizer()
         self._engine = self._finalizer = None
