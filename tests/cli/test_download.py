@@ -144,3 +144,40 @@ def test_blocks_that_are_not_finished_are_no_source_yet(stories, tmp_path):
     done = penstock("tokenize", tmp_path / "out", tmp_path / "bins", "--tokenizer", "bytes")
     assert done.returncode == 2
     assert "are not finished, there are 300 samples so far" in done.stderr
+
+
+def test_what_only_the_datasets_library_reads_comes_through_it(hub, tmp_path):
+    pytest.importorskip("datasets")
+    card = b"---\nconfigs:\n- config_name: default\n  data_files: table.csv\n  sep: ';'\n---\n"
+    rows = "".join(f"{i};story {i}\n" for i in range(1000))
+    hub.add_dataset("org/settings", {"README.md": card, "table.csv": f"id;text\n{rows}".encode()})
+    options = ("--block-size", 400, "--free-space-margin", "0")
+    done = penstock("download", "hf://org/settings", tmp_path / "out", "--max-samples", 900, *options)
+    assert done.returncode == 0, done.stderr
+    lines = b"".join(path.read_bytes() for path in sorted((tmp_path / "out" / "blocks").glob("*.jsonl")))
+    assert list(map(orjson.loads, lines.splitlines())) == [{"id": i, "text": f"story {i}"} for i in range(900)]
+    script = (
+        "import sys, threading; from penstock import download_dataset; stop = threading.Event();"
+        "download_dataset('hf://org/settings', sys.argv[1], block_size=400, free_space_margin=0, cancel=stop,"
+        "log_callback=lambda _: stop.set())"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "again"], check=True, timeout=120, capture_output=True)
+    assert not read_block_manifest(tmp_path / "again").finished
+    assert penstock("download", "hf://org/settings", tmp_path / "again", *options).returncode == 0
+    lines = b"".join(path.read_bytes() for path in sorted((tmp_path / "again" / "blocks").glob("*.jsonl")))
+    assert [orjson.loads(line)["id"] for line in lines.splitlines()] == list(range(1000))
+
+
+def test_a_folder_of_images_becomes_blocks_and_files(hub, tmp_path):
+    pytest.importorskip("datasets")
+    pixel = bytes.fromhex(
+        "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc000000301010018dd8db0"
+        "0000000049454e44ae426082"
+    )
+    hub.add_dataset("org/images", {f"train/{kind}/{i}.png": pixel for kind in ("cat", "dog") for i in range(3)})
+    done = penstock("download", "hf://org/images", tmp_path / "out", "--free-space-margin", "0")
+    assert done.returncode == 0, done.stderr
+    (block,) = (tmp_path / "out" / "blocks").glob("*.jsonl")
+    rows = list(map(orjson.loads, block.read_bytes().splitlines()))
+    assert [row["label"] for row in rows] == [0, 0, 0, 1, 1, 1]
+    assert {(tmp_path / "out" / row["image"]["bytes"]).read_bytes() for row in rows} == {pixel}

@@ -59,6 +59,10 @@ _READING = """
 """
 
 
+class LibraryOnly(ConfigError):
+    """The files of a dataset can be read by the `datasets` library only; see `library_records`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubReference:
     """What `hf://ORG/NAME[@REVISION][:CONFIG][:SPLIT]` names."""
@@ -122,7 +126,8 @@ def find_hub_split(reference: str | HubReference, **storage_options: Any) -> Hub
     Raises:
         ObjectMissing, AccessDenied, StoreUnavailable: see `Store`.
         BadManifest: the dataset's card has a head that is not YAML.
-        ConfigError: no such configuration or split, with those there are; or only the `datasets` library can read it.
+        ConfigError: no such configuration or split, with those there are.
+        LibraryOnly: a ConfigError too: only the `datasets` library can read it.
     """
     wanted = parse_hub_reference(reference) if isinstance(reference, str) else reference
     store = open_store(f"hf://datasets/{wanted.repo}@{wanted.revision.replace('/', '%2F')}", **storage_options)
@@ -269,9 +274,9 @@ def _of_one_kind(wanted: HubReference, paths: Sequence[str], settings: Mapping[s
         changes = []
     if best not in READ_HERE or changes:
         what = f"holds {best} files" if best not in READ_HERE else f"has files to be read with {', '.join(changes)}"
-        raise ConfigError(
-            f"the dataset {wanted.repo} {what}, which the `datasets` library reads and penstock does not: save it with "
-            f"datasets.load_dataset(…).save_to_disk(FOLDER), or try hf://{wanted.repo}@refs/convert/parquet"
+        raise LibraryOnly(
+            f"the dataset {wanted.repo} {what}, which the `datasets` library reads and penstock does not: penstock "
+            f"download makes blocks of it by way of that library, or try hf://{wanted.repo}@refs/convert/parquet"
         )
     kind = READ_HERE[best]
     readable = {suffix for suffix, other in READ_HERE.items() if other == kind}

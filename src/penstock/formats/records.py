@@ -42,7 +42,7 @@ class LineBatch:
     """uint8 [N], JSON objects in UTF-8, each with its newline. Valid until the next batch is asked for."""
     ends: np.ndarray
     """int64 [n]: record i is data[ends[i - 1]:ends[i]]."""
-    after: dict[str, int]
+    after: dict[str, Any]
     """Where the next batch begins, as JSON."""
     skipped: dict[str, int] = field(default_factory=dict)
     """How many rows became no record, by reason."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from penstock.errors import ConfigError
 from penstock.formats.block_manifest import ASSETS_FOLDER, MANIFEST_NAME, DatasetBlockInfo, read_block_manifest
 from penstock.formats.block_writer import NULLED, StreamingBlockWriter
+from penstock.formats.library_records import LibraryRecords
 from penstock.formats.records import LineBatch, OnNan, Records, open_records
 from penstock.formats.sources import Source
 from penstock.formats.text import OnError
@@ -77,7 +78,7 @@ def process_raw_dataset_to_blocks(
 
 
 def fill_blocks(
-    records: Records,
+    records: Records | LibraryRecords,
     writer: StreamingBlockWriter,
     on_batch: Callable[[LineBatch, int], None] | None = None,
     *,
@@ -125,7 +126,7 @@ def _reporter(meter: Meter, log: Callable[[str], None] | None) -> Callable[[Line
     return report
 
 
-def refuse_other_source(records: Records, folder: Path) -> None:
+def refuse_other_source(records: Records | LibraryRecords, folder: Path) -> None:
     """Refuse a folder that was begun from other files, naming the first.
 
     Raises:

@@ -23,7 +23,8 @@ from typing import Any
 
 from penstock.formats.block_manifest import ASSETS_FOLDER, MANIFEST_NAME, DatasetBlockInfo, read_block_manifest
 from penstock.formats.block_writer import StreamingBlockWriter
-from penstock.formats.hub_dataset import parse_hub_reference
+from penstock.formats.hub_dataset import LibraryOnly, parse_hub_reference
+from penstock.formats.library_records import LibraryRecords, pinned
 from penstock.formats.records import LineBatch, OnNan, Records, open_records
 from penstock.formats.remote_sources import find_remote, is_hub_dataset
 from penstock.formats.streams import open_raw
@@ -65,7 +66,8 @@ def download_dataset(
 
     Args:
         uri: `hf://ORG/NAME[@REVISION][:CONFIG][:SPLIT]` (split `train` if not said), the URL of a file, a folder
-            or a glob, or a local source; of what `open_records` reads.
+            or a glob, or a local source; of what `open_records` reads. A Hub dataset that only the `datasets`
+            library can read (archives, folders of images) comes through that library, slower.
         output_dir: the dataset's folder; made if missing.
         dataset_name: goes into the manifest. None: the last part of the URI.
         max_samples: take only so many, the first. 0: all.
@@ -103,13 +105,7 @@ def download_dataset(
     check_choice("compression", compression, (None, "zstd"))
     options = dict(storage_options or {})
     folder, place = Path(output_dir), os.fspath(uri)
-    asked = open_records(
-        find_remote(place, **options) if is_url(place) else place,
-        on_error=on_error,
-        on_nan=on_nan,
-        columns=columns,
-        assets=folder / ASSETS_FOLDER,
-    )
+    asked = _open(place, options, on_error=on_error, on_nan=on_nan, columns=columns, assets=folder / ASSETS_FOLDER)
     guard = SizeGuard(folder, free_space_margin, storage_cap)
     there = read_block_manifest(folder) if (folder / MANIFEST_NAME).is_file() else None
     if there is None or not there.finished:
@@ -153,7 +149,17 @@ def download_dataset(
     return info
 
 
-def _check_access(records: Records, storage_options: Mapping[str, Any]) -> None:
+def _open(place: str, storage_options: Mapping[str, Any], **options: Any) -> Records | LibraryRecords:
+    """Find the files of a source; of what only the `datasets` library can read, a way through that."""
+    try:
+        return open_records(find_remote(place, **storage_options) if is_url(place) else place, **options)
+    except LibraryOnly:
+        columns = options.pop("columns")
+        reference = pinned(place, **storage_options)
+        return LibraryRecords(reference=reference, columns=None if columns is None else tuple(columns), **options)
+
+
+def _check_access(records: Records | LibraryRecords, storage_options: Mapping[str, Any]) -> None:
     """Ask for the first file: a list of files may be public where the files are not."""
     first = records.files[0] if records.files else None
     if first is not None and first.url is not None:
@@ -161,14 +167,16 @@ def _check_access(records: Records, storage_options: Mapping[str, Any]) -> None:
             store.head()
 
 
-def _fetched(records: Records, fetcher: Fetcher) -> Records:
+def _fetched(records: Records | LibraryRecords, fetcher: Fetcher) -> Records | LibraryRecords:
     """Read through a fetcher; remote text in small pieces, as what is not in the spool yet is what a crash costs."""
+    if isinstance(records, LibraryRecords):
+        return records
     is_remote = any(file.url is not None for file in records.files)
     block_bytes = PIECE_BYTES if is_remote else records.block_bytes
     return replace(records, opener=fetcher.open, block_bytes=block_bytes)
 
 
-def _identity(place: str, records: Records, max_samples: int) -> dict[str, Any]:
+def _identity(place: str, records: Records | LibraryRecords, max_samples: int) -> dict[str, Any]:
     """Say what the blocks are made of, as JSON: a folder begun from something else is refused."""
     return {
         "uri": redact(place),
@@ -192,10 +200,10 @@ def name_of(place: str) -> str:
     return re.sub(r"\.[A-Za-z][\w.]*$", "", parts[-1]) if parts else "dataset"
 
 
-def _meter(records: Records, max_samples: int, *, show: bool) -> Meter:
+def _meter(records: Records | LibraryRecords, max_samples: int, *, show: bool) -> Meter:
     if max_samples:
         return Meter("downloading", total=max_samples, unit="samples", show=show)
-    return Meter("downloading", total=records.size_bytes, unit="B", show=show)
+    return Meter("downloading", total=records.size_bytes or None, unit="B", show=show)
 
 
 class _Cancelled(Exception):
