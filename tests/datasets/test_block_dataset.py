@@ -164,6 +164,13 @@ def test_opening_touches_no_block_and_no_torch(folder):
     assert done.stdout == "70 False []\n"
 
 
+@pytest.mark.parametrize("mapped_bytes", [0, 1 << 20])
+def test_a_script_that_ends_with_blocks_open_says_nothing(folder, mapped_bytes):
+    script = f"import sys, penstock; data = penstock.BlockDataset(sys.argv[1], mapped_bytes={mapped_bytes}); data[0]"
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

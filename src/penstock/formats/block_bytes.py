@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import repeat
@@ -50,13 +51,13 @@ class LocalBytes:
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self.fd = -1
         try:
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError as error:
             raise BadBlock(f"{path} is missing: fetch it again, or build the blocks anew") from error
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+        self._close = weakref.finalize(self, os.close, self.fd)
         status = os.fstat(self.fd)
         self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
 
@@ -77,13 +78,9 @@ class LocalBytes:
         return read_scattered([self] * len(starts), starts, sizes)
 
     def close(self) -> None:
-        """Close the file; with the object at the latest, so that nobody's read is cut off."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __del__(self) -> None:
-        self.close()
+        """Close the file, which otherwise ends with the object, so that nobody's read is cut off."""
+        self._close()
+        self.fd = -1
 
 
 class MappedBytes:
