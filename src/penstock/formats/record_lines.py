@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +29,11 @@ _MAX_WHOLE = 1 << 30
 """Longer blocks, which hold one huge record, are read line by line: the quick parser counts in 31 bits."""
 _MAX_DEPTH = 1024
 """Deeper records can't be read back by the reader of blocks."""
-_LENIENT = (b"NaN", b"Inf", b"\\ud", b"\\uD")
-"""Whatever the quick parser lets pass against JSON's rules has one of these in it, or is nested deeply."""
+_LENIENT = (b"NaN", b"Inf", b"\\ud")
+"""Whatever the quick parser lets pass against JSON's rules has one of these in it, capital after the first byte or
+not, or is nested deeply."""
+_CASE = 0x20
+"""The bit in which capital letters differ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -105,12 +107,20 @@ def _doubtful(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
 
 def _lenient(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Find the lines that the quick parser may have let pass against the rules."""
-    raw = block.tobytes()
-    places = [match.start() for mark in _LENIENT if raw.find(mark) >= 0 for match in re.finditer(re.escape(mark), raw)]
-    found = np.unique(np.searchsorted(starts, np.array(places, np.int64), "right") - 1)
+    places = np.concatenate([_places(block, mark) for mark in _LENIENT])
+    found = np.searchsorted(starts, places, "right") - 1
     long = np.flatnonzero(ends - starts >= 2 * _MAX_DEPTH).tolist()
+    raw = block.tobytes() if long else b""
     deep = [i for i in long if _brackets(raw, int(starts[i]), int(ends[i])) > _MAX_DEPTH]
     return np.union1d(found, np.array(deep, np.int64)).astype(np.int64)
+
+
+def _places(block: np.ndarray, mark: bytes) -> np.ndarray:
+    """Find where a mark is in a block, int64: several times as fast as searching bytes, its first being rare."""
+    places = np.flatnonzero(block[: max(0, len(block) - len(mark) + 1)] == mark[0])
+    for offset, byte in enumerate(mark[1:], 1):
+        places = places[(block[places + offset] | _CASE) == (byte | _CASE)]
+    return places
 
 
 def _brackets(raw: bytes, start: int, stop: int) -> int:
