@@ -1,6 +1,7 @@
 """Loading by claims: each chunk once an epoch, whoever trains it, and nothing left out."""
 
 import itertools
+import json
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +123,25 @@ def test_an_iterator_that_another_overtakes_holds_nothing(open_tracker, num_work
             next(kept)
 
 
+@pytest.mark.parametrize("trained", [1, 3, 6, 9])
+@pytest.mark.parametrize(("num_workers", "worker_type"), LANES[:2])
+def test_of_a_chunk_that_was_lost_nothing_prepared_is_handed_out_though_it_is_claimed_anew(
+    open_tracker, num_workers, worker_type, trained
+):
+    tracker = open_tracker()
+    with claiming(tracker, batch_size=1, num_workers=num_workers, worker_type=worker_type, prefetch=4) as loader:
+        batches = iter(loader)
+        for _ in range(trained):
+            next(batches)
+        open_tracker().reset_for_iterate()
+        # Leases are renewed, and so their end is found out.
+        loader.state_dict()
+        with pytest.warns(RuntimeWarning, match="lease of chunk . of block 0 ended"):
+            rest = flat(ids_of(batches))
+        assert rest == ALL
+        assert tracker.get_progress_stats()["total_chunks_trained"] == 6
+
+
 def test_a_closed_loader_holds_nothing_though_its_iterator_is_kept(open_tracker):
     loader = claiming(open_tracker())
     kept = iter(loader)
@@ -213,6 +233,17 @@ def test_a_restored_state_opens_again_what_was_completed_after_it(open_tracker):
     again.load_state_dict(state)
     # The chunk of ten that was complete stays so; the one that was begun starts over.
     assert sorted(flat(ids_of(again))) == ALL[10:]
+
+
+def test_saving_a_state_records_how_far_the_chunks_held_are(open_tracker, tmp_path):
+    tracker = open_tracker()
+    with claiming(tracker) as loader:
+        batches = iter(loader)
+        for _ in range(3):
+            next(batches)
+        loader.state_dict()
+        found = json.loads(tracker.export_json(tmp_path / "state.json").read_text())["partial_chunks"]
+    assert [(one["block_id"], one["chunk_id"], one["sample_offset"]) for one in found] == [(0, 0, 8)]
 
 
 def test_a_state_is_small_and_says_so_when_it_belongs_to_another_ledger_or_other_data(open_tracker):

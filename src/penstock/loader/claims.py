@@ -120,12 +120,12 @@ class Claimed:
                     if share is not delivery[1]:
                         share = delivery[1]
                         chunk = self._plan.chunk_at(share.start)
-                    step = delivery[2]
-                    if not leases.holds(chunk):
+                    position = share.start + delivery[2] * share.taken
+                    if not leases.awaits(chunk, share.epoch, position):
                         continue
                     yield delivery
                     del delivery
-                    leases.trained(chunk, share.start + (step + 1) * share.taken)
+                    leases.trained(chunk, position + share.taken)
                     handed_out += 1
                     if handed_out == self._stop_after:
                         return

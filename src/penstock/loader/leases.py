@@ -71,8 +71,11 @@ class Leases:
             self._held[held.claim.block_id, held.claim.chunk_id] = held
             self._settle(held)
 
-    def holds(self, chunk: tuple[int, int]) -> bool:
-        """Whether a chunk, (block_id, chunk_id), is still ours; warns once of each that is not.
+    def awaits(self, chunk: tuple[int, int], epoch: int, position: int) -> bool:
+        """Whether the batch from a position on is the next one to train of a chunk, (block_id, chunk_id), of ours.
+
+        It is not if the chunk was lost since the batch was prepared, though we hold it again by now: then the batches
+        before this one are still owed. Warns once of each chunk that was lost.
 
         Raises:
             LedgerError: the leases could not be renewed.
@@ -87,7 +90,8 @@ class Leases:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return chunk in self._held
+        held = self._held.get(chunk)
+        return held is not None and held.trained == position and held.claim.epoch == epoch
 
     def trained(self, chunk: tuple[int, int], position: int) -> None:
         """Note that a chunk is trained up to a position; complete it if that was its last batch."""
