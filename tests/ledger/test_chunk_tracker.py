@@ -66,6 +66,12 @@ class TestGranting:
         assert places(claim_all(early)) == [(0, 0), (0, 1)]
         assert open_tracker(start_block_id=1).get_next_untrained_chunk(0, 3, 0) is None
 
+    @pytest.mark.parametrize("start", range(6))
+    def test_wherever_the_start_is_in_a_block_all_that_follows_is_granted(self, open_tracker, start):
+        late, early = open_tracker(start_chunk_id=start), open_tracker()
+        assert places(claim_all(late, [5, 1])) == [(0, chunk) for chunk in range(start, 5)] + [(1, 0)]
+        assert places(claim_all(early, [5, 1])) == [(0, chunk) for chunk in range(start)]
+
     def test_empty_blocks_are_passed_over(self, open_tracker):
         tracker = open_tracker()
         assert tracker.has_free_chunk([0, 0, 1, 0])
@@ -127,8 +133,9 @@ class TestLeases:
         tracker = open_tracker(lease_s=0.2)
         claim = tracker.claim([1], 0)
         time.sleep(0.3)
-        with pytest.raises(StaleClaim, match=r"its lease of 0\.2 s ended 0\.\d s ago"):
-            tracker.complete(claim)
+        for stale in (lambda: tracker.renew(claim), lambda: tracker.release(claim), lambda: tracker.complete(claim)):
+            with pytest.raises(StaleClaim, match=r"its lease of 0\.2 s ended 0\.\d s ago"):
+                stale()
         assert not tracker.is_chunk_trained(0, 0)
         tracker.has_free_chunk([1])
         time.sleep(0.3)

@@ -107,7 +107,10 @@ class SqliteLedger:
                 db.execute("UPDATE meta SET num_blocks = ?", (len(request.chunks_per_block),))
             rows.free_ended(db, now)
             found = rows.first_free(db, epoch, request)
-            if found is None and (self._open_next_block(db, epoch, request) or self._free_gone(db, epoch)):
+            # Of the start block there may be nothing to grant.
+            while found is None and self._open_next_block(db, epoch, request):
+                found = rows.first_free(db, epoch, request)
+            if found is None and self._free_gone(db, epoch):
                 found = rows.first_free(db, epoch, request)
             if found is None:
                 return None
