@@ -63,9 +63,10 @@ def main() -> None:
     options = parser.parse_args()
     samples = int(options.gigabytes * 1e9 / SAMPLE_BYTES)
     with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=options.folder) as name:
-        found = {job: measure(job, Path(name), samples) for job in JOBS}
-    for job, figures in found.items():
-        print(f"  {job:14} {figures['resident_mb']:6.0f} MB  {figures['rate']:10,.0f} samples/s")
+        found = {}
+        for job in JOBS:
+            figures = found[job] = measure(job, Path(name), samples)
+            print(f"  {job:14} {figures['resident_mb']:6.0f} MB  {figures['rate']:10,.0f} samples/s", flush=True)
     print(json.dumps({"benchmark": "block memory", "gigabytes": options.gigabytes, **found}))
 
 

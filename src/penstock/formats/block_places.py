@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from penstock.errors import BadBlock, BadManifest, ObjectMissing
-from penstock.formats.block_bytes import BlockBytes, LocalBytes, MappedBytes, RemoteBytes
+from penstock.formats.block_bytes import BlockBytes, LocalBytes, MappedBytes, RemoteBytes, read_scattered
 from penstock.formats.block_frames import Frames
 from penstock.formats.block_layout import BlockEntry, find_blocks, idx_path, is_compressed, listed_blocks
 from penstock.formats.block_manifest import MANIFEST_NAME, DatasetBlockInfo, parse_block_manifest
@@ -32,7 +32,7 @@ from penstock.formats.block_offsets import (
 from penstock.store.store import open_store
 from penstock.store.urls import is_url, parse_url
 
-MAX_OPEN = 256
+MAX_OPEN = 4096
 WHOLE_TABLE_ROWS = 1 << 17
 """Remote tables of up to so many rows are fetched whole, at the first look at their block: one request, 1 MB."""
 
@@ -58,8 +58,8 @@ class BlockPlace(Protocol):
     def has_table(self, number: int, file: BlockBytes) -> bool:
         """Whether the table lies where `entries` can read it."""
 
-    def entries(self, number: int, rows: np.ndarray) -> np.ndarray:
-        """Read the byte ranges of some rows, int64 [n, 2], where they lie."""
+    def entries(self, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Read the byte ranges of rows [n] of blocks [n], int64 [n, 2], where they lie."""
 
     def entry_range(self, number: int, start: int, stop: int) -> np.ndarray:
         """Read the offsets of rows [start, stop) and the one that ends the last, where they lie."""
@@ -130,22 +130,32 @@ class LocalPlace:
             and int.from_bytes(table.read(table.size - ENTRY_BYTES, table.size), "little") == file.size
         )
         if is_sound:
-            with self._lock:
-                while len(self._sound) >= self.max_open:
-                    self._sound.pop(next(iter(self._sound)))
-                self._sound[number] = table
+            self._keep(number, table)
         return is_sound
 
-    def entries(self, number: int, rows: np.ndarray) -> np.ndarray:
-        """Read the byte ranges of some rows."""
-        return _entries(self._table(number), rows)
+    def entries(self, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Read the byte ranges of rows of blocks."""
+        listed = numbers.tolist()
+        tables = {number: self._table(number) for number in set(listed)}
+        starts, sizes = (rows * ENTRY_BYTES).tolist(), [2 * ENTRY_BYTES] * len(rows)
+        return _spans(read_scattered([tables[number] for number in listed], starts, sizes), self.folder)
 
     def entry_range(self, number: int, start: int, stop: int) -> np.ndarray:
         """Read the offsets of consecutive rows."""
         return _entry_range(self._table(number), start, stop)
 
     def _table(self, number: int) -> LocalBytes:
-        return self._sound.get(number) or LocalBytes(self._table_path(number))
+        if (table := self._sound.get(number)) is None:
+            table = LocalBytes(self._table_path(number))
+            self._keep(number, table)
+        return table
+
+    def _keep(self, number: int, table: LocalBytes) -> None:
+        """Keep a table open; one that is put aside for it is closed when nobody reads it any more."""
+        with self._lock:
+            while len(self._sound) >= self.max_open:
+                self._sound.pop(next(iter(self._sound)))
+            self._sound[number] = table
 
     def _path(self, number: int) -> Path:
         """Find a block's file: where the manifest says, else under the other names it may have."""
@@ -229,9 +239,14 @@ class RemotePlace:
             return False
         return size == (count + 1) * ENTRY_BYTES
 
-    def entries(self, number: int, rows: np.ndarray) -> np.ndarray:
-        """Fetch the byte ranges of some rows."""
-        return _entries(self._table(number), rows)
+    def entries(self, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Fetch the byte ranges of rows of blocks; those of one block side by side."""
+        spans = np.empty((len(rows), 2), np.int64)
+        for number in set(numbers.tolist()):
+            mine, table = np.flatnonzero(numbers == number), self._table(number)
+            wanted = np.stack([rows[mine] * ENTRY_BYTES, (rows[mine] + 2) * ENTRY_BYTES], axis=1)
+            spans[mine] = _spans(table.read_many(wanted), table.name)
+        return spans
 
     def entry_range(self, number: int, start: int, stop: int) -> np.ndarray:
         """Fetch the offsets of consecutive rows."""
@@ -243,10 +258,9 @@ class RemotePlace:
         return RemoteBytes(self._store, path, f"{self._name}/{path}", ((block.sample_count or 0) + 1) * ENTRY_BYTES)
 
 
-def _entries(table: BlockBytes, rows: np.ndarray) -> np.ndarray:
-    spans = np.stack([rows * ENTRY_BYTES, (rows + 2) * ENTRY_BYTES], axis=1)
-    found = np.frombuffer(b"".join(table.read_many(spans)), OFFSET_DTYPE).reshape(-1, 2).view(np.int64)
-    return _ascending(found, table.name)
+def _spans(entries: list[bytes], where: object) -> np.ndarray:
+    """View pairs of entries as byte ranges, int64 [n, 2]."""
+    return _ascending(np.frombuffer(b"".join(entries), OFFSET_DTYPE).reshape(-1, 2).view(np.int64), where)
 
 
 def _entry_range(table: BlockBytes, start: int, stop: int) -> np.ndarray:
@@ -254,9 +268,9 @@ def _entry_range(table: BlockBytes, start: int, stop: int) -> np.ndarray:
     return _ascending(np.frombuffer(raw, OFFSET_DTYPE).view(np.int64), table.name)
 
 
-def _ascending(found: np.ndarray, name: str) -> np.ndarray:
+def _ascending(found: np.ndarray, where: object) -> np.ndarray:
     if not (np.diff(found, axis=-1) > 0).all() or found.min() < 0:
-        raise BadBlock(f"{name} is damaged, its offsets do not ascend: remove it to have it made again")
+        raise BadBlock(f"an offset table of {where} is damaged: remove its .idx files to have them made again")
     return found
 
 
@@ -277,5 +291,6 @@ def _most_open() -> int:
 
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     except (ImportError, OSError):
-        return MAX_OPEN // 4
-    return max(16, min(MAX_OPEN, (soft if soft > 0 else 4 * MAX_OPEN) // 4))
+        return 64
+    # As many tables may be open as blocks; a quarter is left to others.
+    return max(16, min(MAX_OPEN, (soft if soft > 0 else 1024) * 3 // 8))

@@ -23,8 +23,8 @@ from penstock.formats.block_rows import parse_lines, parse_texts
 from penstock.formats.block_writer import find_text_column
 from penstock.formats.files import digest
 
-TABLE_BYTES = 64 << 20
-"""Offset tables kept in memory, of eight million samples; entries of further ones are read where they lie."""
+TABLE_BYTES = 32 << 20
+"""Offset tables kept in memory, of four million samples; entries of further ones are read where they lie."""
 MAPPED_BYTES = 512 << 20
 """Blocks of up to so many bytes together are mapped. Larger ones are read, so that they take no memory of this process
 however many of their samples are read."""
@@ -69,6 +69,8 @@ class BlockReader:
         self._filled = 0
         self._slots = np.full(len(self.counts), -1, np.int64)
         """Where in `_table` a block's offsets begin; -1: they are not there."""
+        self._outside: set[int] = set()
+        """Blocks whose tables are read where they lie."""
         self._loose: dict[int, np.ndarray] = {}
         """Tables that lie nowhere on a disk, and do not fit."""
 
@@ -192,7 +194,7 @@ class BlockReader:
         """Find the byte ranges of rows of blocks, int64 [n, 2]."""
         slots = self._slots[homes]
         if slots.min() < 0:
-            for number in held:
+            for number in held.keys() - self._outside:
                 if self._slots[number] < 0:
                     self._load(number)
             slots = self._slots[homes]
@@ -200,13 +202,14 @@ class BlockReader:
         if slots.min() >= 0:
             return np.stack([self._table[places], self._table[places + 1]], axis=1)
         spans = np.empty((len(homes), 2), np.int64)
-        for number in held:
-            mine = np.flatnonzero(homes == number)
-            if (slot := self._slots[number]) >= 0 or number in self._loose:
-                table = self._loose[number] if slot < 0 else self._table[slot:]
-                spans[mine] = np.stack([table[rows[mine]], table[rows[mine] + 1]], axis=1)
-            else:
-                spans[mine] = self._place.entries(number, rows[mine])
+        kept = slots >= 0
+        spans[kept, 0], spans[kept, 1] = self._table[places[kept]], self._table[places[kept] + 1]
+        for number in held.keys() & self._loose.keys():
+            mine, table = homes == number, self._loose[number]
+            spans[mine, 0], spans[mine, 1] = table[rows[mine]], table[rows[mine] + 1]
+            kept |= mine
+        if not kept.all():
+            spans[~kept] = self._place.entries(homes[~kept], rows[~kept])
         return spans
 
     def _edges(self, block: int, file: BlockBytes, start: int, stop: int) -> np.ndarray:
@@ -223,15 +226,18 @@ class BlockReader:
         """Take a block's table into memory if there is room."""
         with self._lock:
             needed, file = int(self.counts[block]) + 1, self._bytes(block)
-            if self._slots[block] >= 0 or block in self._loose:
+            if self._slots[block] >= 0 or block in self._loose or block in self._outside:
                 return
             fits = self._filled + needed <= len(self._table)
             if not fits and self._place.has_table(block, file):
+                self._outside.add(block)
                 return
             table = self._place.offsets(block, file)
             if not fits:
                 # Made just now, it may lie on the disk; if it does not, there is nowhere else to keep it.
-                if not self._place.has_table(block, file):
+                if self._place.has_table(block, file):
+                    self._outside.add(block)
+                else:
                     self._loose[block] = table
                 return
             self._table[self._filled : self._filled + needed] = table
