@@ -44,8 +44,11 @@ with StreamingDataLoader(BlockDataset(folder), 256, shuffle=True) as loader:
 assert found == samples, found
 """
 JOBS = {"write": WRITE, "read chunks": CHUNKS, "read shuffled": SHUFFLED}
-_BEGIN = "import resource, sys; folder, samples = sys.argv[1], int(sys.argv[2])\n"
-_END = "\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+_BEGIN = "import sys; folder, samples = sys.argv[1], int(sys.argv[2])\n"
+# Not getrusage: what it says includes the process that started this one.
+_END = """
+print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
 
 
 def measure(job: str, folder: Path, samples: int) -> dict[str, float]:
