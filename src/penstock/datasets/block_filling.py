@@ -14,12 +14,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import LoaderClosed, StoreError
+from penstock.errors import LoaderClosed, ObjectChanged, StoreError
 from penstock.formats.block_manifest import ASSETS_FOLDER, MANIFEST_NAME, DatasetBlockInfo, read_block_manifest
 from penstock.formats.block_reader import BlockReader
+from penstock.formats.block_records import write_records
+from penstock.formats.block_resume import first_difference
 from penstock.formats.block_writer import StreamingBlockWriter
 from penstock.formats.files import digest
-from penstock.formats.records import open_records
+from penstock.formats.records import Records, open_records
 from penstock.formats.remote_sources import find_remote
 from penstock.store.urls import is_url, redact
 
@@ -38,6 +40,9 @@ class FilledBlocks:
         block_size: samples of every block but the last.
         timeout: seconds to wait for the next sign of life of whoever writes.
         storage_options: for the store of the source.
+
+    Raises:
+        ObjectChanged: the blocks are of a file that has changed since.
     """
 
     def __init__(
@@ -60,6 +65,9 @@ class FilledBlocks:
         self._info: DatasetBlockInfo | None = None
         self._reader: BlockReader | None = None
         self._refresh()
+        # A look at a local file costs nothing; what is remote is looked at when more of it is needed.
+        if os.path.isfile(source):
+            self._refuse_change()
 
     def text_column(self) -> str | None:
         """Name the key of the text; waits for the first block."""
@@ -175,25 +183,32 @@ class FilledBlocks:
             self._thread = None
             self._wake.notify_all()
 
-    def _fill(self) -> None:
+    def _open_source(self) -> tuple[Records, dict[str, Any]]:
+        """Open the raw data, and say what it is, as the manifest does."""
         source = find_remote(self._place, **self._options) if is_url(self._place) else self._place
         records = open_records(source, assets=self._folder / ASSETS_FOLDER)
-        made_of = {"uri": redact(self._place), "files": {str(name): facts for name, *facts in records.signature}}
+        return records, {"uri": redact(self._place), "files": {str(name): facts for name, *facts in records.signature}}
+
+    def _refuse_change(self) -> None:
+        begun = None if self._info is None else (self._info.source or {}).get("from")
+        if begun is not None and begun != (now := self._open_source()[1]):
+            raise ObjectChanged(
+                f"{self._place} has changed since blocks were made of it: {first_difference(begun, now)}; remove "
+                f"{self._folder} to have them made again, or restore the file"
+            )
+
+    def _fill(self) -> None:
+        records, made_of = self._open_source()
         writer = self._turn(made_of)
         if writer is None:
             return
         with closing(writer):
-            left_out = writer.skip
-            for batch in () if self._finished else records.read(writer.position):
-                first = min(left_out, len(batch.ends))
-                start = int(batch.ends[first - 1]) if first else 0
-                left_out -= first
-                complete = writer.add_lines(batch.data[start:], batch.ends[first:] - start)
-                writer.commit_source(batch.after)
+            for _ in () if self._finished else write_records(records, writer):
+                complete = writer.total_samples // writer.block_size
                 with self._wake:
                     self._signs += 1
-                    self._begun = self._blocks + len(complete) + (writer.samples_in_current_block > 0)
-                if complete:
+                    self._begun = complete + (writer.samples_in_current_block > 0)
+                if complete > self._blocks:
                     self._refresh()
                 if not self._goes_on():
                     return

@@ -1,6 +1,6 @@
 """Files of records to a folder of blocks.
 
-    files ──open_records──▶ batches of JSON lines ──fill_blocks──▶ StreamingBlockWriter ──▶ blocks, manifest
+    files ──open_records──▶ batches of JSON lines ──write_records──▶ StreamingBlockWriter ──▶ blocks, manifest
 
 Law: the manifest holds a place in the source with every block, so a run that goes on reads what no
 complete block has, no line twice and none left out.
@@ -9,15 +9,15 @@ complete block has, no line twice and none left out.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from penstock.errors import ConfigError
 from penstock.formats.block_manifest import ASSETS_FOLDER, MANIFEST_NAME, DatasetBlockInfo, read_block_manifest
-from penstock.formats.block_writer import NULLED, StreamingBlockWriter
+from penstock.formats.block_records import write_records
+from penstock.formats.block_writer import StreamingBlockWriter
 from penstock.formats.library_records import LibraryRecords
-from penstock.formats.records import LineBatch, OnNan, Records, open_records
+from penstock.formats.records import OnNan, Records, open_records
 from penstock.formats.sources import Source
 from penstock.formats.text import OnError
 from penstock.prep.source_change import refuse_change, refuse_other_files
@@ -72,58 +72,13 @@ def process_raw_dataset_to_blocks(
     )
     with writer, Meter(f"writing {dataset_name}", unit="samples", show=show_progress) as meter:
         if not writer.is_finished:
-            fill_blocks(records, writer, _reporter(meter, log_callback))
+            for batch, written in write_records(records, writer):
+                meter.add(written)
+                if log_callback is not None:
+                    for row in batch.listed:
+                        log_callback(f"skipped {row.file}:{row.line}: {row.reason}")
             refuse_change(records.files)
         return writer.finalize()
-
-
-def fill_blocks(
-    records: Records | LibraryRecords,
-    writer: StreamingBlockWriter,
-    on_batch: Callable[[LineBatch, int], None] | None = None,
-    *,
-    max_samples: int | None = None,
-) -> None:
-    """Give a writer the records that it lacks, from the source's position that it knows.
-
-    Args:
-        records: the source.
-        writer: new, or resumed in a folder that was begun from the same source.
-        on_batch: called after every batch with it, and with how many samples of it were written.
-        max_samples: stop when the writer has so many. None: at the source's end.
-
-    Raises:
-        PenstockError: as reading and writing do.
-    """
-    counts, skip = dict(writer.counts), writer.skip
-    limit = sys.maxsize if max_samples is None else max_samples
-    for batch in records.read(writer.position) if writer.total_samples < limit else ():
-        # What lies between the position and the end of the last complete block is there already.
-        known = min(skip, len(batch.ends))
-        last = min(len(batch.ends), known + limit - writer.total_samples)
-        start, stop = (int(batch.ends[place - 1]) if place else 0 for place in (known, last))
-        writer.add_lines(batch.data[start:stop], batch.ends[known:last] - start)
-        skip -= known
-        for reason, count in (*batch.skipped.items(), (NULLED, batch.nulled)):
-            if count:
-                counts[reason] = counts.get(reason, 0) + count
-        if not skip:
-            writer.commit_source(batch.after, counts)
-        if on_batch is not None:
-            on_batch(batch, last - known)
-        if writer.total_samples >= limit:
-            break
-
-
-def _reporter(meter: Meter, log: Callable[[str], None] | None) -> Callable[[LineBatch, int], None]:
-    def report(batch: LineBatch, written: int) -> None:
-        meter.add(written)
-        if log is None:
-            return
-        for row in batch.listed:
-            log(f"skipped {row.file}:{row.line}: {row.reason}")
-
-    return report
 
 
 def refuse_other_source(records: Records | LibraryRecords, folder: Path) -> None:

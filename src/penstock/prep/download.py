@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from penstock.formats.block_manifest import ASSETS_FOLDER, MANIFEST_NAME, DatasetBlockInfo, read_block_manifest
+from penstock.formats.block_records import write_records
 from penstock.formats.block_writer import StreamingBlockWriter
 from penstock.formats.hub_dataset import LibraryOnly, parse_hub_reference
 from penstock.formats.library_records import LibraryRecords, pinned
-from penstock.formats.records import LineBatch, OnNan, Records, open_records
+from penstock.formats.records import OnNan, Records, open_records
 from penstock.formats.remote_sources import find_remote, is_hub_dataset
 from penstock.formats.streams import open_raw
 from penstock.formats.text import OnError
-from penstock.prep.blocks import fill_blocks, refuse_other_source
+from penstock.prep.blocks import refuse_other_source
 from penstock.prep.fetching import Fetcher
 from penstock.prep.read_ahead import PIECE_BYTES
 from penstock.prep.size_guard import FREE_SPACE_MARGIN, SizeGuard, estimate
@@ -133,16 +134,15 @@ def download_dataset(
                 guard=guard,
                 meter=meter,
                 max_samples=max_samples,
-                cancel=cancel or threading.Event(),
                 started=time.monotonic(),
                 first=writer.total_samples,
                 committed=writer.position,
             )
-            try:
-                fill_blocks(_fetched(asked, fetcher), writer, run.after_batch, max_samples=max_samples or None)
-            except _Cancelled:
-                writer.close()
-                return read_block_manifest(folder)
+            for _, written in write_records(_fetched(asked, fetcher), writer, max_samples=max_samples or None):
+                run.after_batch(written)
+                if cancel is not None and cancel.is_set():
+                    writer.close()
+                    return read_block_manifest(folder)
         refuse_change(asked.files)
         info = writer.finalize()
         spool.remove()
@@ -206,10 +206,6 @@ def _meter(records: Records | LibraryRecords, max_samples: int, *, show: bool) -
     return Meter("downloading", total=records.size_bytes or None, unit="B", show=show)
 
 
-class _Cancelled(Exception):
-    """The caller has set `cancel`."""
-
-
 @dataclass(kw_only=True, slots=True)
 class _Run:
     """What is done after every batch of one run: look at the disk, let go of the spool, show how far it is."""
@@ -219,14 +215,13 @@ class _Run:
     guard: SizeGuard
     meter: Meter
     max_samples: int
-    cancel: threading.Event
     started: float
     first: int
     """Samples that were there when the run began."""
     committed: dict[str, Any] | None
     """The source's position that the manifest gets with the next block."""
 
-    def after_batch(self, _: LineBatch, written: int) -> None:
+    def after_batch(self, written: int) -> None:
         writer = self.writer
         before = writer.total_samples - written
         if written and before // writer.block_size < writer.total_samples // writer.block_size:
@@ -234,8 +229,6 @@ class _Run:
             self.fetcher.let_go(self.committed or {"file": 0, "offset": 0})
         self.committed = writer.position
         self._show()
-        if self.cancel.is_set():
-            raise _Cancelled
 
     def _show(self) -> None:
         total, read = self.writer.total_samples, self.fetcher.bytes_read
