@@ -188,3 +188,10 @@ def test_a_folder_without_samples_is_refused(tmp_path):
     write_lines(tmp_path / "block_0.jsonl", [])
     with pytest.raises(ConfigError, match="holds no samples"):
         BlockDataset(tmp_path)
+
+
+def test_a_relative_path_stays_true_wherever_the_process_goes(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_blocks(tmp_path / "water", 250, 100))
+    dataset = BlockDataset(".")
+    monkeypatch.chdir(tmp_path)
+    assert dataset[150] == pickle.loads(pickle.dumps(dataset))[150] == sample(150)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from block_subjects import ids, sample, write_blocks
-from penstock import BadBlock, BlockDataset, BlockManager, ObjectMissing, StreamingDataLoader
+from penstock import BadBlock, BlockDataset, BlockManager, ObjectChanged, ObjectMissing, StreamingDataLoader
 from penstock.testing import Footprint, check_fetch
 
 NAME = "org/water"
@@ -154,3 +154,25 @@ def test_a_url_that_holds_nothing_is_refused(hub, tmp_path):
     hub.add_dataset(NAME, {"data/train.jsonl": lines(0, 5)})
     with pytest.raises(ObjectMissing, match=r"has no block_manifest\.json"):
         BlockDataset(URL)
+
+
+def test_files_of_one_name_in_two_folders_have_blocks_of_their_own(tmp_path, monkeypatch):
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "raw.jsonl").write_bytes(lines(number, number + 3))
+        monkeypatch.chdir(tmp_path / name)
+        with BlockManager("raw.jsonl", cache_dir=tmp_path / "cache") as manager:
+            assert ids(manager.get_chunk(0, 0)) == [number, number + 1, number + 2]
+
+
+@pytest.mark.parametrize("samples_per_block", [2, 100])
+def test_blocks_of_a_file_that_changed_are_refused(tmp_path, samples_per_block):
+    source = tmp_path / "raw.jsonl"
+    source.write_bytes(lines(0, 5))
+    options = {"samples_per_block": samples_per_block, "cache_dir": tmp_path / "cache"}
+    for _ in range(2):
+        with BlockManager(source, **options) as manager:
+            assert manager.get_chunk(0, 0)[0] == sample(0)
+    source.write_bytes(lines(7, 12))
+    with pytest.raises(ObjectChanged, match=r"raw\.jsonl has changed since blocks were made of it: source\.files"):
+        BlockManager(source, **options)

@@ -157,3 +157,18 @@ def test_arguments_that_cannot_work_are_named(folder, arguments, said):
         BlockManager(folder, **arguments)
     with pytest.raises(ConfigError, match="block_id must be"):
         BlockManager(folder).get_chunk(-1, 0)
+
+
+def test_what_is_done_to_a_chunk_is_not_done_to_the_next_reader_of_it(folder):
+    with BlockManager(folder, dataset_chunk_size=30) as manager:
+        changed = manager.get_chunk(0, 0)
+        changed[0]["text"] = ["tokens"]
+        del changed[1]["id"], changed[2]
+        assert manager.get_chunk(0, 0) == [sample(number) for number in range(30)]
+
+
+def test_a_relative_path_stays_true_wherever_the_process_goes(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    with BlockManager(".", enable_prefetch=False) as manager:
+        monkeypatch.chdir(tmp_path)
+        assert manager.get_chunk(1, 0)[0] == sample(100)

@@ -12,6 +12,7 @@ import numpy as np
 from penstock.errors import ConfigError, ObjectChanged
 from penstock.formats.block_reader import MAPPED_BYTES, BlockReader
 from penstock.formats.files import digest
+from penstock.store.urls import lasting
 from penstock.transforms.collate import stack
 from penstock.transforms.pad import pad
 from penstock.types import check_int
@@ -58,7 +59,7 @@ class BlockDataset:
             raise ConfigError(f"path must be a folder of blocks or its URL, got {path!r}")
         if isinstance(fields, str) or (fields is not None and not all(isinstance(name, str) for name in fields)):
             raise ConfigError(f"fields must be a list of names, or None for all fields, got {fields!r}")
-        self.path = os.fspath(path)
+        self.path = lasting(path)
         self.fields = None if fields is None else tuple(fields)
         self.ascii_only = self.filters = bool(ascii_only)
         self.pad_id = check_int("pad_id", pad_id, minimum=0)

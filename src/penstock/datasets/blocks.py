@@ -19,6 +19,7 @@ from typing import Any
 from penstock.datasets.block_dataset import is_ascii
 from penstock.datasets.block_source import BlockSource, open_block_source
 from penstock.errors import ConfigError, LoaderClosed
+from penstock.store.urls import lasting
 from penstock.types import check_choice, check_int
 
 KEPT_CHUNKS = 10
@@ -88,7 +89,7 @@ class BlockManager:
     ) -> None:
         if not isinstance(dataset_path, str | os.PathLike):
             raise ConfigError(f"dataset_path must be a folder of blocks or a URL, got {dataset_path!r}")
-        self.dataset_path = os.fspath(dataset_path)
+        self.dataset_path = lasting(dataset_path)
         self.dataset_chunk_size = check_int("dataset_chunk_size", dataset_chunk_size, minimum=1)
         check_choice("ascii_only", ascii_only, (True, False))
         check_choice("enable_prefetch", enable_prefetch, (True, False))
@@ -165,8 +166,8 @@ class BlockManager:
         if chunk is None:
             return None
         self._prefetch_after(key)
-        # A list of its own: what the caller removes from it is not gone from memory.
-        return list(chunk)
+        # A list and dicts of its own: what the caller takes out of them or puts in is not so in memory.
+        return list(map(dict, chunk))
 
     def get_total_blocks(self) -> int | None:
         """Count the blocks; None for raw data that has not been downloaded to its end yet."""

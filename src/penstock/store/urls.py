@@ -50,6 +50,16 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and _URL.match(source) is not None
 
 
+def lasting(source: str | os.PathLike[str]) -> str:
+    """Give a URL as it is and a path in full, so that it stays true wherever the process goes.
+
+    >>> lasting("s3://bucket/x"), lasting("/data/link/../x")
+    ('s3://bucket/x', '/data/link/../x')
+    """
+    text = os.fspath(source)
+    return text if is_url(text) else os.fspath(Path(text).absolute())
+
+
 def parse_url(url: str | os.PathLike[str]) -> Place:
     """Take a URL, or a local path, apart.
 
