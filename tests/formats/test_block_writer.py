@@ -168,6 +168,7 @@ def test_the_zstd_command_unpacks_compressed_blocks(tmp_path):
         ({"output": "", "input": "", "content": ""}, "content"),
         ({"title": "", "article": ""}, "article"),
         ({"question": "", "answer": ""}, "question"),
+        ({7: "", "answer": ""}, "7"),
     ],
 )
 def test_the_text_column_is_the_likeliest_of_the_first_sample(tmp_path, first, column):
@@ -178,6 +179,17 @@ def test_the_text_column_is_the_likeliest_of_the_first_sample(tmp_path, first, c
     with StreamingBlockWriter(tmp_path / "b", "water") as writer:
         writer.add_lines(*lines_of([first, {"text": "later"}]))
     assert read_block_manifest(tmp_path / "b").text_column == column
+
+
+def test_a_relative_folder_is_where_it_was_when_the_writer_began(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with StreamingBlockWriter("water", "water", 2) as writer:
+        for number in range(5):
+            writer.add_sample(sample(number))
+            monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(BlockDataset(tmp_path / "water")) == 5
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_no_samples_are_no_blocks(tmp_path):

@@ -99,7 +99,8 @@ class StreamingBlockWriter:
         if not isinstance(dataset_name, str) or not dataset_name:
             raise ConfigError(f"dataset_name must be a text that is not empty, got {dataset_name!r}")
         check_choice("compression", compression, (None, "zstd"))
-        self.output_dir = Path(output_dir)
+        # Where it is now: the process may go elsewhere while it writes.
+        self.output_dir = Path(output_dir).absolute()
         self.dataset_name = dataset_name
         self.block_size = check_int("block_size", block_size, minimum=1)
         self._compression = compression
@@ -196,7 +197,8 @@ class StreamingBlockWriter:
             self._fail(error)
             raise
         if self._text_column is None:
-            self._text_column = find_text_column(sample)
+            # As it is in the line: there all keys are texts.
+            self._text_column = find_text_column(orjson.loads(line))
         self._lines.append(line)
         self._lines_bytes += len(line)
         self._count += 1
