@@ -81,8 +81,18 @@ def test_numbers_and_arrays_of_numpy_are_numbers_and_lists():
 
 @pytest.mark.parametrize(
     "value",
-    [math.nan, math.inf, -math.inf, np.float32("nan"), [1.0, {"x": math.nan}], np.array([1.0, np.inf])],
-    ids=["nan", "inf", "-inf", "numpy", "nested", "array"],
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        np.float32("nan"),
+        [1.0, {"x": math.nan}],
+        np.array([1.0, np.inf]),
+        np.array(["a", math.nan], dtype=object),
+        np.datetime64("NaT"),
+        np.array(["2020-01-01", "NaT"], "datetime64[s]"),
+    ],
+    ids=["nan", "inf", "-inf", "numpy", "nested", "array", "objects", "no time", "times"],
 )
 def test_nan_is_refused_or_counted_but_never_silent(value):
     sample = {"text": "null is a word", "x": value, "y": None}

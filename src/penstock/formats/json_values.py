@@ -113,4 +113,8 @@ def _count_nan(value: Any) -> int:
         return sum(map(_count_nan, value))
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return int(value.size - np.count_nonzero(np.isfinite(value)))
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        return _count_nan(value.tolist())
+    if isinstance(value, np.ndarray | np.datetime64) and value.dtype.kind == "M":
+        return int(np.count_nonzero(np.isnat(value)))
     return int(isinstance(value, date) and value != value)
