@@ -3,6 +3,7 @@
 import itertools
 import json
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -289,6 +290,33 @@ def test_waiting_ends_when_the_holder_completes(open_tracker):
         # Whoever is done first waits for the other's last chunk.
         rest = flat(ids_of(holder))
         assert sorted([*ALL[:4], *rest, *flat(others.result(timeout=60))]) == ALL
+
+
+def test_waiting_goes_on_while_the_holder_gets_on(open_tracker):
+    slow = open_tracker()
+    held = slow.claim([3, 2, 1])
+    waiting = claiming(open_tracker(lease_s=0.3), timeout=0.3)
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(lambda: flat(ids_of(waiting)))
+        for trained in range(1, CHUNK):
+            time.sleep(0.2)
+            slow.renew(held, trained)
+        slow.complete(held)
+        assert sorted(others.result(timeout=60)) == ALL[CHUNK:]
+
+
+def test_leases_that_cannot_be_kept_are_the_trainers_to_hear(open_tracker, tmp_path):
+    batches = iter(claiming(open_tracker(lease_s=0.2), batch_size=1, dataset_chunk_size=25))
+    next(batches)
+    (tmp_path / "ledger.db").unlink()
+
+    def train_to_the_chunks_end_but_for_one():
+        for _ in range(23):
+            time.sleep(0.05)
+            next(batches)
+
+    with pytest.raises(LedgerError, match="was deleted or replaced while it was in use"):
+        train_to_the_chunks_end_but_for_one()
 
 
 def test_failing_samples_follow_the_policy(open_tracker):
