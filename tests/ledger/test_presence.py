@@ -1,5 +1,6 @@
 """A process that has ended need not be waited for; one that is only slow keeps what its lease says."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from penstock import ChunkTracker
+from penstock.testing import Footprint
 
 HOLDER = """
 import sys, time
@@ -62,6 +64,19 @@ def test_a_tracker_that_was_closed_is_gone(path):
     first.close()
     with ChunkTracker(path, "brain", "data") as second:
         assert second.claim([1]).chunk_id == held.chunk_id
+
+
+def test_a_tracker_that_nobody_has_any_more_is_gone_with_its_files(path):
+    before = Footprint.now()
+
+    def claim_and_forget():
+        ChunkTracker(path, "brain", "data").claim([1])
+
+    claim_and_forget()
+    gc.collect()
+    assert not before.leftovers()
+    with ChunkTracker(path, "brain", "data") as tracker:
+        assert tracker.claim([1]).chunk_id == 0
 
 
 def test_trackers_of_one_process_do_not_take_each_other_for_gone(path):

@@ -39,13 +39,13 @@ class Database:
     """
 
     def __init__(self, path: Path, *, schema: str, timeout_s: float) -> None:
+        self._connection: sqlite3.Connection | None = None
+        self._door: Door | None = None
         # SQLite must see one name for one file, wherever the process goes.
         self.path = path.absolute()
         self._schema = schema
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._door: Door | None = None
         self._identity: tuple[int, int] | None = None
         self._closed = False
         _open_databases.add(self)
@@ -97,6 +97,9 @@ class Database:
         with self._lock:
             self._let_go()
             self._closed = True
+
+    def __del__(self) -> None:
+        self._let_go()
 
     @contextmanager
     def _ours(self) -> Iterator[None]:

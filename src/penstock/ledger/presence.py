@@ -70,6 +70,10 @@ class Presence:
                 _, file = self._files.popitem()
                 os.close(file)
 
+    def __del__(self) -> None:
+        # A tracker that nobody has any more is gone, though its process lives.
+        self.close()
+
 
 def _after_fork_in_child() -> None:
     # The child's trackers are new ones; with our copies of the parent's files closed, its locks end with it.
