@@ -218,3 +218,13 @@ def test_no_folder_and_no_blocks(tmp_path):
         get_block_info(tmp_path)
     assert verify_block_structure(tmp_path / "none")[0] is False
     assert "neither block_manifest.json nor blocks" in verify_block_structure(tmp_path)[1]
+
+
+def test_a_block_that_is_not_complete_is_named_since_readers_leave_it_out(folder):
+    manifest = json.loads((folder / MANIFEST_NAME).read_text())
+    manifest["blocks"][-1]["is_complete"] = False
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
+    assert len(BlockDataset(folder)) == 4_000
+    ok, message = verify_block_structure(folder)
+    assert not ok
+    assert "block 4 is not complete" in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,8 @@ def test_a_manifest_without_our_own_keys_is_an_older_one(tmp_path):
         ({"total_blocks": 3}, "total_blocks is 3, it lists 2"),
         ({"blocks": [block(0), block(0)]}, "block 1 is numbered 0"),
         ({"blocks": [block(0), {"block_id": 1}]}, "not a whole manifest"),
+        ({"blocks": [replace(block(0), is_complete=False), block(1)]}, "block 1 is complete, and block 0 before it"),
+        ({"source": "web"}, "source is a str"),
         ({"blocks": None}, "not a whole manifest"),
         ({"block_size": "many"}, "not a whole manifest"),
     ],

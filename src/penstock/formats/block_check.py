@@ -58,6 +58,8 @@ def verify_block_structure(path: str | os.PathLike[str]) -> tuple[bool, str]:
         return False, str(error)
     size = sum(block.size_bytes for block in info.blocks)
     found = f"{info.total_samples:,} samples in {info.total_blocks:,} blocks, {size:,} bytes"
+    if lacking := [block.block_id for block in info.blocks if not block.is_complete]:
+        return False, f"{folder}: block {lacking[0]} is not complete, and readers leave it out: {_REMEDY}"
     if not info.finished:
         return False, f"{folder} is not finished: {found} are there and sound; let its writer go on"
     if any(block.checksum is None for block in info.blocks):

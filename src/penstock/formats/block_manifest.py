@@ -130,11 +130,16 @@ def _check(info: DatasetBlockInfo) -> None:
         if span != (place, at, at + block.sample_count):
             wrong = f"block {place} is numbered {span[0]} and holds samples {span[1]} to {span[2]}, expected {at} on"
             break
+        if place and block.is_complete > info.blocks[place - 1].is_complete:
+            wrong = f"block {place} is complete, and block {place - 1} before it is not"
+            break
         at = block.end_index
     if wrong is None and info.total_blocks != len(info.blocks):
         wrong = f"total_blocks is {info.total_blocks}, it lists {len(info.blocks)}"
     if wrong is None and info.total_samples != at:
         wrong = f"total_samples is {info.total_samples}, its blocks hold {at}"
+    if wrong is None and not isinstance(info.source, dict | None):
+        wrong = f"source is a {type(info.source).__name__}, no object"
     if wrong is not None:
         raise BadManifest(f"it contradicts itself: {wrong}; restore it, or build the blocks anew")
 
