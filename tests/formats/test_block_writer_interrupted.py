@@ -161,19 +161,6 @@ with StreamingBlockWriter(sys.argv[1], "water", 100) as writer:
     assert read_block_manifest(tmp_path / "out").total_samples == 200
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of two megabytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
-    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("a small disk can't be mounted here: that takes root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 @pytest.mark.parametrize("way", ["samples", "lines"])
 def test_a_full_disk_says_so_and_nothing_that_was_complete_is_lost(tmp_path, small_disk, way):
     import numpy as np

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -257,6 +258,17 @@ class TestDamage:
         assert message.startswith(f"cannot use the ledger {path}")
         assert int(count) > 0
         assert seen_by_a_fresh_process(path)["total_chunks_trained"] == int(count)
+
+    def test_a_full_disk_is_called_so_when_opening_too(self, small_disk):
+        ballast = small_disk / "ballast"
+        with open(ballast, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free)
+        with pytest.raises(LedgerError, match=r"no space left on the disk of .*; free some, then go on"):
+            tracker_of(small_disk / "ledger.db")
+        ballast.unlink()
+        tracker = tracker_of(small_disk / "ledger.db")
+        assert tracker.claim([1]).chunk_id == 0
+        tracker.close()
 
     def test_a_folder_that_is_a_file_is_an_error(self, tmp_path):
         (tmp_path / "file").write_text("")

@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 PAGE_BYTES = 1024
 # Pages in the write-ahead file before they are moved to the main file, which costs the only two syncs there are.
 CHECKPOINT_PAGES = 16_000
+# SQLite's shared memory grows by so much.
+FULL_BELOW_BYTES = 32 << 10
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -180,7 +182,8 @@ class Database:
             yield
         except sqlite3.OperationalError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code == sqlite3.SQLITE_FULL:
+            # Where SQLite can't map its shared memory for want of room it says no more than that the disk failed.
+            if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(self.path.parent)):
                 advice = f"no space left on the disk of {self.path.parent}; free some, then go on: nothing was recorded"
             elif code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
                 advice = "choose a file in a folder you may write to, on a local disk"
@@ -211,6 +214,11 @@ def _identity_of(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _is_full(folder: Path) -> bool:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize < FULL_BELOW_BYTES
 
 
 def _run(connection: sqlite3.Connection, statement: str, patience: Patience) -> Any:
