@@ -234,9 +234,15 @@ def test_half_precision_is_summed_in_full():
     model, batch = make("ssm", torch.float32), make_batch(length=600)
     expected = chunked_segment_rollout(model, batch, 1, 100)[0].item()
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = chunked_segment_rollout(model, batch, 1, 100)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(expected, rel=2e-3)
+        under_autocast, _ = chunked_segment_rollout(model, batch, 1, 100)
+
+    def half(x, carry):
+        carry, logits = model(x, carry)
+        return carry, logits.bfloat16()
+
+    for loss in (under_autocast, chunked_segment_rollout(half, batch, 1, 100)[0]):
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected, rel=2e-3)
 
 
 def test_evaluation_needs_no_gradients():
