@@ -259,16 +259,24 @@ class TestDamage:
         assert int(count) > 0
         assert seen_by_a_fresh_process(path)["total_chunks_trained"] == int(count)
 
-    def test_a_full_disk_is_called_so_when_opening_too(self, small_disk):
+    @pytest.mark.parametrize("room", [0, 16 << 10, 64 << 10])
+    def test_a_full_disk_is_called_so_wherever_it_is_met(self, small_disk, room):
         ballast = small_disk / "ballast"
         with open(ballast, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free)
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free - room)
+
+        def fill(path):
+            with tracker_of(path) as tracker:
+                while (claim := tracker.claim([1000])) is not None:
+                    tracker.complete(claim)
+
         with pytest.raises(LedgerError, match=r"no space left on the disk of .*; free some, then go on"):
-            tracker_of(small_disk / "ledger.db")
+            fill(small_disk / "ledger.db")
         ballast.unlink()
-        tracker = tracker_of(small_disk / "ledger.db")
-        assert tracker.claim([1]).chunk_id == 0
-        tracker.close()
+        with tracker_of(small_disk / "ledger.db") as tracker:
+            done = tracker.get_progress_stats()["total_chunks_trained"]
+            assert all(tracker.is_chunk_trained(0, chunk) for chunk in range(done))
+            assert tracker.claim([1000]).chunk_id >= done
 
     def test_a_folder_that_is_a_file_is_an_error(self, tmp_path):
         (tmp_path / "file").write_text("")
