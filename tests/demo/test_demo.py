@@ -181,6 +181,9 @@ def test_a_corpus_that_is_not_there_or_too_short_is_one_line(tmp_path):
     done = demo("--out", tmp_path / "out", "--corpus", tmp_path / "none.jsonl")
     assert done.returncode == 2
     assert "does not exist" in done.stderr
+    done = demo("--out", tmp_path / "out", "--dataset", "hf://org/name", "--tokenizer", "none.json")
+    assert (done.returncode, done.stdout) == (2, "")  # said before anything is asked of the network
+    assert "the tokenizer none.json does not exist" in done.stderr
     short = write_corpus(tmp_path / "short.jsonl", documents=10)
     done = demo("--out", tmp_path / "out", "--corpus", short, "--text-field", "body", "--tokenizer", "bytes")
     assert done.returncode == 2

@@ -54,7 +54,7 @@ class Bins:
 def make_bins(
     out: Path,
     corpus: Path | Mapping[str, Path] | None,
-    tokenizer: str | None,
+    tokenizer: Tokenizer | None,
     text_field: str,
     *,
     name: str,
@@ -65,7 +65,7 @@ def make_bins(
     Args:
         out: the demo's folder.
         corpus: a source of text, or one for each split; None is Python's own documentation.
-        tokenizer: what `Tokenizer.from_pretrained` takes; None learns one from the corpus.
+        tokenizer: what the bins are made with; None learns one from the corpus.
         text_field: key of the text in JSON records, column of it in tables.
         name: what the corpus is called.
         say: is told number, name and words of each stage.
@@ -77,30 +77,28 @@ def make_bins(
     groups = _groups(source)
     files = [file for group in groups.values() for file in group]
     documents: Documents | None = "paragraph" if any(file.kind == "text" for file in files) else None
-    say("2", "tokenizer", tokenizer or f"learning a byte-level BPE of {VOCAB_SIZE:,}")
+    say("2", "tokenizer", f"learning a byte-level BPE of {VOCAB_SIZE:,}" if tokenizer is None else tokenizer.name)
     if tokenizer is None:
         texts = iter_strings(files, text_field=text_field, documents=documents or "file")
-        opened = train_tokenizer(_first(texts, MAX_LEARNED_CHARACTERS), VOCAB_SIZE, out / TOKENIZER)
-    else:
-        opened = Tokenizer.from_pretrained(tokenizer)
+        tokenizer = train_tokenizer(_first(texts, MAX_LEARNED_CHARACTERS), VOCAB_SIZE, out / TOKENIZER)
     say("3", "bins", str(out / BINS))
     splits = tokenize(
         source,
         out / BINS,
-        tokenizer=opened,
+        tokenizer=tokenizer,
         splits=("train", "validation"),
         val_fraction=0.0 if "validation" in groups else VAL_FRACTION,
         text_field=text_field,
         documents=documents,
-        eot=opened.eot_id is not None,
+        eot=tokenizer.eot_id is not None,
     )
     ids = open_bin(splits["validation"].path).tokens[:_MEASURED_TOKENS].tolist()
     return Bins(
         source="Python's own documentation" if corpus is None else name,
         is_python=corpus is None,
-        tokenizer=opened,
+        tokenizer=tokenizer,
         splits=splits,
-        bytes_per_token=len(opened.decode([i for i in ids if i != opened.eot_id]).encode()) / max(1, len(ids)),
+        bytes_per_token=len(tokenizer.decode([i for i in ids if i != tokenizer.eot_id]).encode()) / max(1, len(ids)),
         first_ids=ids[:1],
     )
 

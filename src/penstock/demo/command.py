@@ -48,7 +48,8 @@ def demo(
         int, typer.Option(min=100, help="How much of the dataset to take: its first so many samples.")
     ] = 20_000,
     tokenizer: Annotated[
-        str | None, typer.Option(help="A tokenizer: a path, gpt2 or bytes. Default: one is learned from the corpus.")
+        str | None,
+        typer.Option(help="A tokenizer: a path, a Hub name or bytes. Default: one is learned from the corpus."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for all results; an earlier demo's there is replaced.")] = Path(
         "runs/demo"
@@ -65,6 +66,7 @@ def demo(
     from penstock.demo.report import print_report
     from penstock.errors import ConfigError
     from penstock.formats.files import lock_folder, write_json
+    from penstock.transforms.tokenizer import Tokenizer
 
     # Read by torch when it is first imported, here and in the training processes. Threads that spin while they wait
     # for each other make a step ten times slower as soon as anything else wants a core.
@@ -72,6 +74,7 @@ def demo(
     console = Console()
     if corpus is not None and dataset is not None:
         raise ConfigError("give --corpus, which is on this disk, or --dataset, which is downloaded, not both")
+    opened = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer)  # before anything is downloaded
     _claim(out)
     with lock_folder(out):
         _clear(out)
@@ -80,7 +83,7 @@ def demo(
             _say(console, "0", "download", f"the first {max_samples:,} samples of {dataset}")
             source, text_field = fetch_dataset(out, dataset, max_samples, text_field)
         name = dataset or str(corpus or "the documentation of Python itself")
-        made = make_bins(out, source, tokenizer, text_field, name=name, say=lambda *words: _say(console, *words))
+        made = make_bins(out, source, opened, text_field, name=name, say=lambda *words: _say(console, *words))
         settings = _fit(out, made.tokenizer.vocab_size, seconds, steps)
         _train(out, settings, console)
         report = _find_out(out, settings, made, console)
