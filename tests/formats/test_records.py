@@ -294,6 +294,13 @@ def test_what_cannot_work_is_refused(tmp_path):
     as_parquet(tmp_path / "a.parquet", ROWS)
     with pytest.raises(ConfigError, match="no column 'body'; its columns are 'id', 'text'"):
         lines_of(open_records(tmp_path / "a.parquet", columns=["body"]))
+    as_csv(tmp_path / "b.csv", ROWS)
+    with pytest.raises(ConfigError, match="no column 'body'; its columns are 'id', 'text'"):
+        lines_of(open_records(tmp_path / "b.csv", columns=["body"]))
+    as_jsonl(tmp_path / "c.jsonl", ROWS)
+    with pytest.raises(ConfigError, match=r"columns .*c\.jsonl is of another kind"):
+        open_records(tmp_path / "c.jsonl", columns=["text"])
+    (tmp_path / "c.jsonl").unlink()
     for wrong in ({"on_error": "ignore"}, {"on_nan": "skip"}, {"columns": "text"}, {"columns": []}, {"block_bytes": 0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             open_records(tmp_path / "a.parquet", **wrong)
@@ -302,6 +309,5 @@ def test_what_cannot_work_is_refused(tmp_path):
     for position in ({"file": 7}, {"block": 1}):
         with pytest.raises(StateMismatch, match="position"):
             lines_of(open_records(tmp_path / "a.parquet"), position)
-    as_csv(tmp_path / "b.csv", ROWS)
     with pytest.raises(ConfigError, match="several kinds"):
         open_records(tmp_path)

@@ -42,7 +42,9 @@ def download(
     max_samples: Annotated[int, typer.Option(help="Take only the first so many; 0: all.")] = 0,
     block_size: Annotated[int, typer.Option(help="Samples of a block.")] = 100_000,
     compression: Annotated[Compression, typer.Option(help="How blocks are stored.")] = Compression.none,
-    columns: Annotated[str | None, typer.Option(help="Columns of tables to take, as text,id; default: all.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns to take of tables and CSV, as text,id; default: all.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name for the manifest; default: the last part of the URI.")] = None,
     on_error: OnErrorOption = OnError.raise_,
     on_nan: Annotated[

@@ -63,7 +63,7 @@ def _parquet_batches(
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(pa.PythonFile(raw, mode="r"), pre_buffer=False) as table:
-        names = _checked(file, table.schema_arrow.names, columns)
+        names = chosen_columns(file, table.schema_arrow.names, columns)
         groups = [table.metadata.row_group(group) for group in range(table.num_row_groups)]
         ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64).tolist()
         wanted = [group for group, end in enumerate(ends) if end > first_row]
@@ -94,8 +94,12 @@ def _extent(group: Any, columns: Sequence[str] | None) -> list[tuple[int, int]]:
     return found
 
 
-def _checked(file: SourceFile, names: Sequence[str], columns: Sequence[str] | None) -> list[str] | None:
-    """Give the wanted columns in the file's order; None where all are."""
+def chosen_columns(file: SourceFile, names: Sequence[str], columns: Sequence[str] | None) -> list[str] | None:
+    """Give the wanted columns in the file's order; None where all are.
+
+    Raises:
+        ConfigError: the file has not all of them.
+    """
     missing = [column for column in columns or () if column not in names]
     if missing:
         raise ConfigError(f"{file.place} has no column {missing[0]!r}; its columns are {', '.join(map(repr, names))}")
@@ -110,7 +114,7 @@ def _arrow_batches(
     source = pa.PythonFile(raw, mode="r")
     row = 0
     for batch in _ipc_batches(source):
-        names = _checked(file, batch.schema.names, columns)
+        names = chosen_columns(file, batch.schema.names, columns)
         for start in range(0, len(batch), _MAX_ROWS):
             part = batch.slice(start, _MAX_ROWS)
             row += len(part)

@@ -22,7 +22,7 @@ from penstock.errors import BadBlock, BadRecord, ConfigError, StateMismatch
 from penstock.formats.columns import Fault
 from penstock.formats.files import read_json
 from penstock.formats.record_lines import Lines, array_lines, check_lines, text_lines
-from penstock.formats.record_tables import iter_csv, iter_rows
+from penstock.formats.record_tables import chosen_columns, iter_csv, iter_rows
 from penstock.formats.record_values import table_lines
 from penstock.formats.sources import RECORD_KINDS, Source, SourceFile, find_files, source_file
 from penstock.formats.streams import BLOCK_BYTES, Opener, end_of_last_line, iter_blocks, open_raw, read_all
@@ -31,6 +31,7 @@ from penstock.types import check_choice, check_int
 
 OnNan = Literal["raise", "null"]
 ON_NAN = get_args(OnNan)
+_WITH_COLUMNS = ("parquet", "arrow", "csv", "tsv")
 _PLACES = {"json": "record", "parquet": "row", "arrow": "row"}
 
 
@@ -137,7 +138,8 @@ class Records:
 
     def _csv_lines(self, file: SourceFile, at: Position) -> Iterator[tuple[Lines, Position]]:
         for batch, wrong, end, count in iter_csv(file, at.offset, self.block_bytes, self.opener):
-            lines = self._written(batch if self.columns is None else batch.select(list(self.columns)))
+            names = chosen_columns(file, batch.schema.names, self.columns)
+            lines = self._written(batch if names is None else batch.select(names))
             # Rows that the parser left out stand after the others: which they were among them is not known.
             faults = [
                 Fault(row=lines.rows + i, reason="malformed-csv", detail=detail) for i, (_, detail) in enumerate(wrong)
@@ -192,7 +194,7 @@ def open_records(
             "skip" counts it by reason.
         on_nan: "null" writes null for NaN and infinities, which JSON can't say, and counts them; "raise" makes
             their row one that can't be a record.
-        columns: those wanted of tables. None: all.
+        columns: those wanted of tables and CSV. None: all.
         assets: folder for the files that bytes in tables become; records name them below its parent. None: bytes
             are refused.
         block_bytes: text read at a time, about.
@@ -207,8 +209,15 @@ def open_records(
     check_int("block_bytes", block_bytes, minimum=1)
     if columns is not None and (isinstance(columns, str) or not columns):
         raise ConfigError(f"columns must be a list of names, got {columns!r}")
+    files = tuple(_files(source))
+    whole = None if columns is None else next((file for file in files if file.kind not in _WITH_COLUMNS), None)
+    if whole is not None:
+        raise ConfigError(
+            f"columns (--columns) are taken of Parquet, Arrow and CSV; {whole.place} is of another kind and is only "
+            "taken whole: leave columns out"
+        )
     return Records(
-        files=tuple(_files(source)),
+        files=files,
         on_error=on_error,
         on_nan=on_nan,
         columns=None if columns is None else tuple(columns),
