@@ -66,12 +66,14 @@ def test_errors_are_one_line(made, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_inspect_shows_counts_sizes_and_a_few_samples(folder):
+def test_inspect_shows_counts_sizes_and_a_few_samples(made, folder):
     facts = json.loads(penstock("inspect", folder, "--rows", 2, "--json").stdout)
     size = sum(place.stat().st_size for place in folder.glob("blocks/*.jsonl"))
     assert facts["kind"] == "folder of blocks"
     assert (facts["samples"], facts["blocks"], facts["block_size"], facts["bytes"]) == (250, 3, 100, size)
     assert (facts["text_column"], facts["finished"], facts["counts"]) == ("text", True, {"malformed-json": 1})
+    source = made / "source.jsonl"
+    assert facts["source"]["files"] == {source.name: source.stat().st_size}
     assert facts["first_rows"] == [sample(0), sample(1)]
     shown = penstock("inspect", folder / MANIFEST_NAME).stdout
     assert "250" in shown

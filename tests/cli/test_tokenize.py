@@ -102,6 +102,7 @@ def test_what_is_missing_on_the_command_line_is_named(source):
     said = {
         ("tokenize",): "SOURCE and OUT are missing",
         ("tokenize", source): f"OUT is missing: penstock tokenize {source} OUT",
+        ("tokenize", "hf://org/name"): "OUT is missing: penstock tokenize hf://org/name OUT",
         ("tokenize", source, "out"): "--tokenizer is missing: give a tokenizer.json, .tiktoken or .model, a folder",
         ("tokenizer", "train", source, "--vocab-size", "300"): f"OUT is missing: penstock tokenizer train {source} OUT",
     }

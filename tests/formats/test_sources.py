@@ -32,9 +32,18 @@ def test_json_files_that_describe_a_folder_are_not_its_data(tmp_path):
 
 def test_a_folder_of_several_kinds_is_refused(tmp_path):
     make(tmp_path, "LICENSE.txt", "data.jsonl")
-    with pytest.raises(ConfigError, match=r"several kinds \(.jsonl, .txt\)"):
+    with pytest.raises(ConfigError, match=r"several kinds \(.jsonl, .txt\): say which by a glob like .*/\*\.jsonl$"):
         find_files(tmp_path)
     assert names(f"{tmp_path}/*.jsonl") == ["data.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_hub"), [("org/name", True), ("org/na-me@v1:en:train", True), ("data/rows.jsonl", False), ("x", False)]
+)
+def test_a_name_on_the_hub_without_its_scheme_is_told_how_it_is_written(name, is_hub):
+    with pytest.raises(ObjectMissing, match=f"{name} does not exist") as refused:
+        find_files(name)
+    assert (f"hf://{name}" in str(refused.value)) is is_hub
 
 
 def test_a_glob_and_a_list_keep_what_they_say(tmp_path):

@@ -263,6 +263,9 @@ def test_a_source_that_changed_is_refused_by_name(tmp_path):
     write_jsonl(home / "a.jsonl", 201)
     before = contents(tmp_path / "out")
     refused("a.jsonl has another size")
+    other = write_jsonl(tmp_path / "other.jsonl", 5)
+    with pytest.raises(ObjectChanged, match=r"begun from another source, from a\.jsonl and not other\.jsonl: choose"):
+        process_raw_dataset_to_blocks(other, tmp_path / "out", "water", 100)
 
 
 def test_a_source_that_grows_while_it_is_read_is_noticed(tmp_path):

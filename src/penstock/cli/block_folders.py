@@ -64,6 +64,14 @@ def describe_blocks(folder: Path, *, rows: int) -> JsonDict:
         "finished": info.finished,
         "format_version": info.format_version,
         "counts": info.counts or None,
-        "source": short(source.get("from")),
+        "source": short(_source(source.get("from"))),
         "first_rows": [short(sample) for sample in first],
     }
+
+
+def _source(begun: Any) -> Any:
+    """Give the files as names and sizes: times of change and etags say nothing to a reader."""
+    if not isinstance(begun, dict) or "files" not in begun:
+        return begun
+    sizes = {str(name): size for name, size, *_ in begun["files"]}
+    return {**{name: value for name, value in begun.items() if value is not None}, "files": sizes}

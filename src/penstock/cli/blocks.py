@@ -62,6 +62,7 @@ def blocks(
     )
     size = sum(block.size_bytes for block in info.blocks)
     counts = "".join(f", {count:,} {reason}" for reason, count in info.counts.items())
-    typer.echo(f"{info.total_samples:,} samples in {info.total_blocks:,} blocks in {out} ({size:,} bytes{counts})")
+    blocks = f"{info.total_blocks:,} block{'s' * (info.total_blocks != 1)}"
+    typer.echo(f"{info.total_samples:,} samples in {blocks} in {out} ({size:,} bytes{counts})")
     for line in lost:
         typer.echo(f"  {line}")

@@ -131,7 +131,8 @@ def _places(source: list[str] | None, out: Path | None, command: str) -> tuple[l
     """Check that there are both; the command line gives the last place to OUT, and is silent about it."""
     if source and out is not None:
         return source, out
-    given = source or ([] if out is None else [str(out)])
+    # OUT was read as a path, in which hf:// has lost a slash.
+    given = source or ([] if out is None else [re.sub(r"^(\w{2,}):/(?!/)", r"\1://", str(out))])
     missing = f"OUT is missing: penstock {command} {' '.join(given)} OUT" if given else "SOURCE and OUT are missing"
     raise ConfigError(f"{missing}; penstock {command} --help lists all options")
 

@@ -35,6 +35,7 @@ KINDS: Mapping[str, Kind] = {
 RECORD_KINDS: Mapping[str, Kind] = {**KINDS, ".csv": "csv", ".tsv": "tsv", ".arrow": "arrow"}
 """What can be read as records; texts are read from `KINDS` only."""
 TABLES = ("parquet", "arrow")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w-]+(@[\w./-]+)?(:\w*){0,2}")
 COMPRESSIONS: Mapping[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 
 SPLIT_WORDS = {
@@ -140,7 +141,7 @@ def known(kinds: Mapping[str, Kind]) -> str:
 
 
 def _elsewhere(suffix: str, kinds: Mapping[str, Kind]) -> str:
-    return "; penstock download makes blocks of it, which it reads" if suffix in RECORD_KINDS.keys() - kinds else ""
+    return "; penstock blocks makes blocks of it, which it reads" if suffix in RECORD_KINDS.keys() - kinds else ""
 
 
 def _found(place: Place, kinds: Mapping[str, Kind], *, remote: bool) -> list[SourceFile]:
@@ -158,7 +159,8 @@ def _found(place: Place, kinds: Mapping[str, Kind], *, remote: bool) -> list[Sou
         return find_remote(text, kinds)
     if glob.has_magic(text):
         return _matched(text, kinds)
-    raise ObjectMissing(f"{text} does not exist: a source is a file, a folder, a glob or a list of these")
+    hub = f"; a dataset of the Hub is written hf://{text}" if _HUB_NAME.fullmatch(text) else ""
+    raise ObjectMissing(f"{text} does not exist: a source is a file, a folder, a glob or a list of these{hub}")
 
 
 def _in_folder(folder: Path, kinds: Mapping[str, Kind]) -> list[SourceFile]:
@@ -174,9 +176,10 @@ def _in_folder(folder: Path, kinds: Mapping[str, Kind]) -> list[SourceFile]:
         raise ConfigError(f"the folder {folder} has no file that penstock reads: {known(kinds)}")
     files = [source_file(path, name=path.relative_to(folder).as_posix(), kinds=kinds) for path in data]
     if len({file.kind for file in files}) > 1:
-        several = ", ".join(sorted({described(file.path)[0] for file in files}))
+        several = sorted({described(file.path)[0] for file in files})
         raise ConfigError(
-            f"the folder {folder} holds files of several kinds ({several}): say which by a glob like {folder}/*"
+            f"the folder {folder} holds files of several kinds ({', '.join(several)}): "
+            f"say which by a glob like {folder}/*{several[0]}"
         )
     return files
 

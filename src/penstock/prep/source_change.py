@@ -36,6 +36,11 @@ def refuse_other_files(begun: Sequence[Any], now: Sequence[Any], out: str | os.P
     gone = next((name for name in before if name not in after), None)
     new = next((name for name in after if name not in before), None)
     changed = next((name for name in before if name in after and before[name] != after[name]), None)
+    if before and after and not before.keys() & after.keys():
+        raise ObjectChanged(
+            f"{os.fspath(out)} was begun from another source, from {next(iter(before))} and not "
+            f"{next(iter(after))}: choose another folder"
+        )
     if changed is not None:
         how = "has another size" if before[changed][1] != after[changed][1] else "was written to"
         what = f"{changed} {how}"

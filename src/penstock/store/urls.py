@@ -97,7 +97,7 @@ def _hub_place(rest: str) -> Place:
     """Take `[datasets/]ORG/NAME[@REVISION][/path]` apart; the revision may be quoted, as in refs%2Fpr%2F1."""
     match = re.fullmatch(r"(?:datasets/)?([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", rest.rstrip("/"))
     if match is None or rest.startswith(("models/", "spaces/", "buckets/")):
-        raise ConfigError(f"hf://{rest} names no dataset: hf://ORG/NAME[@REVISION]/path of a file")
+        raise ConfigError(f"hf://{rest} names no dataset: hf://ORG/NAME[@REVISION], or with /path of a file")
     repo, revision, key = match.groups()
     return Place(scheme="hf", root=f"hf://datasets/{repo}@{unquote(revision or 'main')}", key=key or "")
 

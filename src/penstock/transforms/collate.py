@@ -71,7 +71,10 @@ def _column(samples: Sequence[Mapping[str, Any]], name: str, path: str) -> list[
     try:
         return [sample[name] for sample in samples]
     except KeyError:
-        raise ValueError(f"one of {path} has no {name!r}, the first one has: all must have the same keys") from None
+        raise ValueError(
+            f"one of {path} has no {name!r}, the first one has: all must have the same keys. Leave the others out by "
+            "the dataset's fields= (BlockDataset) or by a transform, or pass a collate_fn"
+        ) from None
 
 
 def _stacked(function: Any, values: Sequence[Any], path: str) -> Any:
