@@ -19,7 +19,7 @@ import pytest
 
 from penstock import download_dataset, process_raw_dataset_to_blocks, verify_block_structure
 from penstock.errors import AccessDenied, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
-from penstock.formats.block_manifest import read_block_manifest
+from penstock.formats.block_manifest import MANIFEST_NAME, read_block_manifest
 from penstock.prep.size_guard import estimate
 from penstock.prep.spool import SPOOL_NAME, Spool
 
@@ -100,7 +100,8 @@ def wait_for(condition, process: subprocess.Popen[str] | None = None) -> None:
 
 
 def blocks_there(out: Path) -> int:
-    return len(list((out / "blocks").glob("*.jsonl"))) if out.exists() else 0
+    """Count the complete ones: a block is in its place a moment before the manifest names it."""
+    return read_block_manifest(out).total_blocks if (out / MANIFEST_NAME).exists() else 0
 
 
 def test_a_dataset_becomes_blocks_by_ranges_and_nothing_is_fetched_twice(remote, tmp_path):
