@@ -337,3 +337,16 @@ class TestGoingBack:
     def test_a_ledger_that_has_not_come_so_far_is_another_one(self, open_tracker):
         with pytest.raises(LedgerError, match="asked to go back to number 5, but this ledger has only come to 0"):
             open_tracker().reopen_after(5)
+
+
+def test_the_chunk_size_is_part_of_a_ledger_and_of_its_export(open_tracker, tmp_path):
+    tracker = open_tracker()
+    tracker.agree_on_chunk_size(4000)
+    tracker.agree_on_chunk_size(4000)
+    tracker.complete(tracker.claim([1]))
+    tracker.export_json(tmp_path / "export.json")
+    again = open_tracker("again")
+    again.import_json(tmp_path / "export.json")
+    for known in (tracker, open_tracker(), again):
+        with pytest.raises(LedgerError, match="counts chunks of 4,000 samples, and chunks of 4,100 were asked for"):
+            known.agree_on_chunk_size(4100)

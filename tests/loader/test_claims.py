@@ -432,3 +432,9 @@ def test_leaving_an_iteration_ends_its_thread(open_tracker):
     batches.close()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_chunks_of_another_size_are_refused_by_a_ledger_even_if_there_are_as_many(open_tracker):
+    assert len(list(itertools.islice(claiming(open_tracker(), dataset_chunk_size=12), 5))) == 5
+    with pytest.raises(LedgerError, match="chunks of 12 samples, and chunks of 13 were asked for"):
+        next(iter(claiming(open_tracker(), dataset_chunk_size=13)))

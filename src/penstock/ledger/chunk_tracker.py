@@ -17,7 +17,7 @@ from typing import Any
 from penstock.errors import ConfigError, LedgerError
 from penstock.ledger import exports
 from penstock.ledger.holdings import Holdings
-from penstock.ledger.ledger import Claim, ClaimRequest, Ledger, Progress
+from penstock.ledger.ledger import Claim, ClaimRequest, Ledger, Progress, other_size
 from penstock.ledger.sqlite import SqliteLedger
 from penstock.types import check_int
 
@@ -60,8 +60,9 @@ class ChunkTracker:
         start_chunk_id: int = 0,
         lease_s: float = 600,
     ) -> None:
-        _check_text("brain_id", brain_id)
-        _check_text("dataset_name", dataset_name)
+        for name, value in (("brain_id", brain_id), ("dataset_name", dataset_name)):
+            if not isinstance(value, str) or not value:
+                raise ConfigError(f"{name} must be a string that is not empty, got {value!r}")
         if isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not 0 < lease_s < float("inf"):
             raise ConfigError(f"lease_s must be a number of seconds above 0, got {lease_s!r}")
         self._start = (
@@ -98,6 +99,15 @@ class ChunkTracker:
             LedgerError: the ledger knows another number of chunks of a block: it belongs to another chunk size.
         """
         return self._claim(chunks_per_block, None, None, gpu_id)
+
+    def agree_on_chunk_size(self, chunk_size: int) -> None:
+        """Say how many samples a chunk has, before the first claim; the loader does so by itself.
+
+        Raises:
+            LedgerError: the ledger was begun with another size, so its chunks would be other samples here.
+        """
+        if (known := self._ledger.agree(check_int("chunk_size", chunk_size, minimum=1))) != chunk_size:
+            raise other_size(known, chunk_size)
 
     def get_next_untrained_chunk(self, block_id: int, total_chunks: int, gpu_id: int | str) -> int | None:
         """Claim the next free chunk of one block.
@@ -293,9 +303,7 @@ class ChunkTracker:
         Raises:
             StoreError: the file can't be written.
         """
-        target = self._default_export() if path is None else Path(path)
-        if target is None:
-            raise ConfigError("this ledger is no file, so its export has no place of its own: give a path")
+        target = self._export_at(path)
         exports.write(target, self._ledger.snapshot(), self._ledger.progress(), self.brain_id, self.dataset_name)
         return target
 
@@ -306,10 +314,7 @@ class ChunkTracker:
             LedgerError: this ledger is not empty, or the export is another brain's or dataset's.
             BadManifest: the file is no export, or is damaged.
         """
-        source = self._default_export() if path is None else Path(path)
-        if source is None:
-            raise ConfigError("this ledger is no file, so its export has no place of its own: give a path")
-        self._ledger.restore(exports.read(source, self.brain_id, self.dataset_name))
+        self._ledger.restore(exports.read(self._export_at(path), self.brain_id, self.dataset_name))
         self.ledger_id = self._ledger.introduce(self.brain_id, self.dataset_name)
         found = self._ledger.progress()
         self._epoch, self._step_before = found.epoch, found.optimizer_step
@@ -325,9 +330,7 @@ class ChunkTracker:
     def __enter__(self) -> ChunkTracker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
     def _claim(
@@ -359,6 +362,11 @@ class ChunkTracker:
         check_int("chunk_id", chunk_id, minimum=0)
         return self._holdings.of_chunk(self._epoch, block_id, chunk_id, gpu_id)
 
+    def _export_at(self, path: str | os.PathLike[str] | None) -> Path:
+        if (found := self._default_export() if path is None else Path(path)) is None:
+            raise ConfigError("this ledger is no file, so its export has no place of its own: give a path")
+        return found
+
     def _default_export(self) -> Path | None:
         return None if self._path is None else self._path.with_name(f"{self._path.stem}_state.json")
 
@@ -368,11 +376,9 @@ class ChunkTracker:
         return beside if beside is not None and not found.sequence and beside.exists() else None
 
     def _check_imported(self) -> None:
-        if self._export_to_import is None:
-            return
-        if self._ledger.position()[1]:
+        if self._export_to_import is not None and self._ledger.position()[1]:
             self._export_to_import = None
-        else:
+        if self._export_to_import is not None:
             raise LedgerError(
                 f"the ledger {self._path} is new, but {self._export_to_import.name} beside it is the export of one "
                 "that was there before: call import_json() to continue from it, or move it away to start over"
@@ -386,11 +392,6 @@ def _opened(state_file: str | os.PathLike[str] | Ledger) -> tuple[Ledger, Path |
     if not hasattr(state_file, "introduce"):
         raise ConfigError(f"state_file must be a path or a ledger, got {state_file!r} ({type(state_file).__name__})")
     return state_file, None
-
-
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name} must be a string that is not empty, got {value!r}")
 
 
 def _checked_offset(sample_offset: int | None) -> int | None:

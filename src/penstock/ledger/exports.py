@@ -1,6 +1,6 @@
 """A ledger as one JSON file, `chunk_tracker_state.json`: to look at, to keep, and to begin a new ledger from.
 
-format_version, brain_id, dataset_name, ledger_id, sequence
+format_version, brain_id, dataset_name, ledger_id, sequence, chunk_size (null if nobody said)
 total_optimizer_steps … total_blocks_in_dataset    as get_progress_stats counts them, for people
 epochs             [{epoch, sequence}]: after which number each began
 blocks             [{epoch, block_id, chunks}]: those asked for so far
@@ -39,6 +39,7 @@ def write(path: Path, snapshot: Snapshot, progress: Progress, brain_id: str, dat
             "dataset_name": dataset_name,
             "ledger_id": snapshot.ledger_id,
             "sequence": snapshot.sequence,
+            "chunk_size": snapshot.chunk_size,
             "current_epoch": snapshot.epoch,
             "total_optimizer_steps": progress.optimizer_step,
             "total_steps": progress.steps,
@@ -92,6 +93,7 @@ def _snapshot(found: dict[str, Any]) -> Snapshot:
         epoch=found["current_epoch"],
         sequence=found["sequence"],
         num_blocks=found["total_blocks_in_dataset"],
+        chunk_size=found["chunk_size"],
         epochs=[(row["epoch"], row["sequence"]) for row in found["epochs"]],
         blocks=[(row["epoch"], row["block_id"], row["chunks"]) for row in found["blocks"]],
         partial=[

@@ -115,6 +115,8 @@ class Snapshot:
     epoch: int
     sequence: int
     num_blocks: int | None
+    chunk_size: int | None
+    """Samples of a chunk, if somebody has said so."""
     epochs: list[tuple[int, int]]
     """(epoch, the sequence number of its start)."""
     blocks: list[tuple[int, int, int]]
@@ -138,6 +140,9 @@ class Ledger(Protocol):
 
     def introduce(self, brain_id: str, dataset_name: str) -> str:
         """Say whose ledger this is, and get its id; LedgerError if it is somebody else's."""
+
+    def agree(self, chunk_size: int) -> int:
+        """Record how many samples a chunk has, if it is not known yet, and give what is known."""
 
     def claim(self, request: ClaimRequest) -> Claim | None:
         """Grant a free chunk of the current epoch; None if there is none now. A lease that ended frees its chunk."""
@@ -193,6 +198,14 @@ def foreign(ledger: object, found: tuple[str, str], asked: tuple[str, str]) -> L
     return LedgerError(
         f"the ledger {ledger} is of brain {found[0]!r} and dataset {found[1]!r}, not of {asked[0]!r} and {asked[1]!r}: "
         "each pair keeps a ledger of its own, so give another state_file"
+    )
+
+
+def other_size(known: int, asked: int) -> LedgerError:
+    """Refuse another chunk size than the ledger was begun with."""
+    return LedgerError(
+        f"this ledger counts chunks of {known:,} samples, and chunks of {asked:,} were asked for: what is done in it "
+        f"would be other samples. Use {known:,}, or another ledger"
     )
 
 

@@ -32,7 +32,8 @@ _SCHEMA = """
 CREATE TABLE meta (
     id INTEGER PRIMARY KEY CHECK (id = 1), ledger_id TEXT NOT NULL, brain_id TEXT, dataset_name TEXT,
     epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, num_blocks INTEGER,
-    chunks_done INTEGER NOT NULL, optimizer_step INTEGER NOT NULL, steps INTEGER NOT NULL);
+    chunks_done INTEGER NOT NULL, optimizer_step INTEGER NOT NULL, steps INTEGER NOT NULL,
+    chunk_size INTEGER);
 CREATE TABLE epoch (epoch INTEGER PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE TABLE block (
     epoch INTEGER, block INTEGER, chunks INTEGER NOT NULL, done INTEGER NOT NULL,
@@ -88,10 +89,16 @@ class SqliteLedger:
             row = db.execute("SELECT ledger_id, brain_id, dataset_name FROM meta").fetchone()
             if row is None:
                 row = (secrets.token_hex(8), brain_id, dataset_name)
-                db.execute("INSERT INTO meta VALUES (1, ?, ?, ?, 0, 0, NULL, 0, 0, 0)", row)
+                db.execute("INSERT INTO meta VALUES (1, ?, ?, ?, 0, 0, NULL, 0, 0, 0, NULL)", row)
         if row[1:] != (brain_id, dataset_name):
             raise foreign(self.path, row[1:], (brain_id, dataset_name))
         return row[0]
+
+    def agree(self, chunk_size: int) -> int:
+        """See `Ledger`."""
+        with self._database.writing() as db:
+            db.execute("UPDATE meta SET chunk_size = ? WHERE chunk_size IS NULL", (chunk_size,))
+            return db.execute("SELECT chunk_size FROM meta").fetchone()[0]
 
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `Ledger`.

@@ -28,8 +28,8 @@ def reopen_after(db: sqlite3.Connection, sequence: int) -> int:
 
 def snapshot(db: sqlite3.Connection) -> Snapshot:
     """Read all that is known."""
-    ledger_id, epoch, sequence, num_blocks = db.execute(
-        "SELECT ledger_id, epoch, sequence, num_blocks FROM meta"
+    ledger_id, epoch, sequence, num_blocks, chunk_size = db.execute(
+        "SELECT ledger_id, epoch, sequence, num_blocks, chunk_size FROM meta"
     ).fetchone()
     begun = "SELECT epoch, block, chunk, sample_offset, recorded FROM {} WHERE sample_offset > 0"
     rows = db.execute("SELECT sequence, epoch, block, chunk, gpu, optimizer_step, steps FROM done ORDER BY sequence")
@@ -38,6 +38,7 @@ def snapshot(db: sqlite3.Connection) -> Snapshot:
         epoch=epoch,
         sequence=sequence,
         num_blocks=num_blocks,
+        chunk_size=chunk_size,
         epochs=db.execute("SELECT epoch, sequence FROM epoch ORDER BY epoch").fetchall(),
         blocks=db.execute("SELECT epoch, block, chunks FROM block ORDER BY epoch, block").fetchall(),
         partial=sorted(db.execute(f"{begun.format('free')} UNION ALL {begun.format('lease')}").fetchall()),
@@ -62,8 +63,8 @@ def restore(db: sqlite3.Connection, snapshot: Snapshot) -> None:
     if sequence or blocks:
         raise not_empty()
     db.execute(
-        "UPDATE meta SET ledger_id = ?, epoch = ?, sequence = ?, num_blocks = ?",
-        (snapshot.ledger_id, snapshot.epoch, snapshot.sequence, snapshot.num_blocks),
+        "UPDATE meta SET ledger_id = ?, epoch = ?, sequence = ?, num_blocks = ?, chunk_size = ?",
+        (snapshot.ledger_id, snapshot.epoch, snapshot.sequence, snapshot.num_blocks, snapshot.chunk_size),
     )
     db.execute("DELETE FROM epoch")
     db.executemany("INSERT INTO epoch VALUES (?, ?)", snapshot.epochs)

@@ -19,6 +19,7 @@ class Head:
     forgotten: tuple[int, ...] = ()
     """The beginnings of epochs whose claims no longer hold."""
     num_blocks: int | None = None
+    chunk_size: int | None = None
     top: int = 0
     """No block from here on has been asked for."""
     reopened: int = 0
@@ -52,6 +53,10 @@ class Head:
     def with_blocks(self, num_blocks: int) -> Head:
         """Say how many blocks the dataset has."""
         return replace(self, num_blocks=num_blocks)
+
+    def with_chunk_size(self, chunk_size: int) -> Head:
+        """Say how large the chunks are, if nobody has said so yet."""
+        return self if self.chunk_size is not None else replace(self, chunk_size=chunk_size)
 
     def with_top(self, top: int) -> Head:
         """Say that blocks below `top` are asked for."""

@@ -62,6 +62,12 @@ class StoreLedger:
             raise foreign(self._keys.prefix, (head.brain_id, head.dataset_name), (brain_id, dataset_name))
         return head.ledger_id
 
+    def agree(self, chunk_size: int) -> int:
+        """See `Ledger`."""
+        known = self._change_head(partial(Head.with_chunk_size, chunk_size=chunk_size)).chunk_size
+        assert known is not None
+        return known
+
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `Ledger`. Cost: the blocks that are not complete are read, each once in a while."""
         patience = self._keys.patience()
@@ -233,6 +239,7 @@ class StoreLedger:
             epoch=head.epoch,
             sequence=self._number(),
             num_blocks=head.num_blocks,
+            chunk_size=head.chunk_size,
             epochs=list(head.epochs),
             blocks=[(epoch, block, document.chunks) for epoch, block, document in documents],
             partial=sorted((epoch, block, *one) for epoch, block, document in documents for one in document.partial()),
@@ -265,6 +272,7 @@ class StoreLedger:
                 ledger_id=snapshot.ledger_id,
                 epochs=tuple(snapshot.epochs),
                 num_blocks=snapshot.num_blocks,
+                chunk_size=snapshot.chunk_size,
                 top=top,
             )
         )

@@ -107,6 +107,7 @@ class Claimed:
     def run(self, make: Callable[[Cursor], Iterator[Delivery]]) -> Iterator[Delivery]:
         """Yield batches until it is time to stop, claiming, completing and waiting as need be."""
         self._check_world()
+        self._tracker.agree_on_chunk_size(self._plan.chunk_size)
         # An iterator that somebody still has, and that this one overtakes, would hold its chunks for good.
         self.let_go()
         self._epoch, self._block_id = self._begun_epoch(), None
