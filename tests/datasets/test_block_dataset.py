@@ -14,7 +14,16 @@ import pytest
 import torch
 
 from block_subjects import ids, sample, write_blocks, write_lines
-from penstock import BadRecord, BlockDataset, ConfigError, ObjectChanged, SampleError, StreamingDataLoader, TokenizeText
+from penstock import (
+    BadRecord,
+    BlockDataset,
+    ConfigError,
+    ObjectChanged,
+    SampleError,
+    StreamingBlockWriter,
+    StreamingDataLoader,
+    TokenizeText,
+)
 from penstock.testing import (
     check_close,
     check_elastic,
@@ -195,3 +204,12 @@ def test_a_relative_path_stays_true_wherever_the_process_goes(tmp_path, monkeypa
     dataset = BlockDataset(".")
     monkeypatch.chdir(tmp_path)
     assert dataset[150] == pickle.loads(pickle.dumps(dataset))[150] == sample(150)
+
+
+def test_a_folder_that_is_not_finished_says_how_much_is_there(tmp_path):
+    with StreamingBlockWriter(tmp_path / "water", "water", 10) as writer:
+        for number in range(25):
+            writer.add_sample(sample(number))
+        writer.close()
+    with pytest.warns(RuntimeWarning, match="is not finished: these are the 20 samples"):
+        assert len(BlockDataset(tmp_path / "water")) == 20

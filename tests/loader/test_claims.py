@@ -80,7 +80,15 @@ def test_every_epoch_grants_all_chunks_again_and_shuffles_them_anew(open_tracker
     epochs = [flat(ids_of(loader)) for _ in range(3)]
     assert all(sorted(ids) == ALL for ids in epochs)
     assert len({tuple(ids) for ids in epochs}) == 3
-    assert loader.epoch == 2
+    assert loader.epoch == 3
+    assert loader.batch_info.epoch == 2
+
+
+def test_counting_by_the_loaders_epoch_trains_as_many_as_one_means(open_tracker):
+    loader, seen = claiming(open_tracker()), []
+    while loader.epoch < 2:
+        seen += flat(ids_of(loader))
+    assert sorted(seen) == sorted(ALL * 2)
 
 
 def test_loaders_of_one_ledger_share_an_epoch_without_a_sample_twice(open_tracker):

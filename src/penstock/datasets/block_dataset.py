@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -69,6 +70,13 @@ class BlockDataset:
         self._open()
         if not len(self):
             raise ConfigError(f"{self.path} holds no samples: look at it with `penstock inspect`")
+        if self._reader.info is not None and not self._reader.info.finished:
+            warnings.warn(
+                f"{self.path} is not finished: these are the {len(self):,} samples that are there so far. Run again "
+                "what writes it, and it goes on",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def __len__(self) -> int:
         """Count the samples."""

@@ -82,8 +82,8 @@ class Claimed:
 
     @property
     def epoch(self) -> int:
-        """The ledger's epoch: the one the next claim belongs to."""
-        return self._tracker.current_epoch
+        """The epoch the next batch belongs to: the ledger's, or the one after it if all of it is complete."""
+        return self._tracker.current_epoch + self._tracker.is_epoch_complete(self._plan.chunks_per_block)
 
     def num_batches(self) -> int:
         """Refuse to guess.
