@@ -12,7 +12,7 @@ import pytest
 
 from block_subjects import sample, write_lines
 from penstock import tokenize
-from penstock.formats.block_manifest import MANIFEST_NAME
+from penstock.formats.block_manifest import MANIFEST_NAME, read_block_manifest
 
 
 def penstock(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -123,3 +123,21 @@ def test_a_manifest_of_a_newer_version_asks_for_an_upgrade(folder):
         done = penstock(command, folder)
         assert done.returncode == code
         assert "upgrade penstock" in done.stdout + done.stderr
+
+
+def test_settings_say_how_large_blocks_are_and_an_option_says_it_louder(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' * 10)
+    (tmp_path / "settings.yaml").write_text("samples_per_block: 4\n")
+    for options, sizes in (((), [4, 4, 2]), (("--block-size", "6"), [6, 4])):
+        out = tmp_path / f"out{len(options)}"
+        done = penstock("blocks", tmp_path / "a.jsonl", out, "--config", tmp_path / "settings.yaml", *options)
+        assert done.returncode == 0, done.stderr
+        assert [block.sample_count for block in read_block_manifest(out).blocks] == sizes
+
+
+def test_a_key_that_settings_do_not_have_is_refused_with_the_nearest(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    (tmp_path / "settings.yaml").write_text("sample_per_block: 4\n")
+    done = penstock("blocks", tmp_path / "a.jsonl", tmp_path / "out", "--config", tmp_path / "settings.yaml")
+    assert "did you mean samples_per_block" in done.stderr
+    assert not (tmp_path / "out").exists()

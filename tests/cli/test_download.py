@@ -46,7 +46,7 @@ def stories(hub):
 def test_a_dataset_of_the_hub_is_downloaded_into_blocks(stories, tmp_path):
     done = penstock("download", "hf://org/stories", tmp_path / "out", "--block-size", 300, "--free-space-margin", "1MB")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"800 samples in 3 blocks, 0.1 MB in {tmp_path / 'out'}\n"
+    assert done.stdout == f"800 samples in 3 blocks in {tmp_path / 'out'} (62,290 bytes)\n"
     assert "downloading" in done.stderr
     assert "samples/s, 2 blocks" in done.stderr
     assert penstock("verify", tmp_path / "out").returncode == 0
