@@ -73,6 +73,11 @@ def test_a_bad_line_among_good_ones_is_refused_alone(line):
     assert [(fault.row, fault.reason) for fault in found.faults] == [(len(GOOD), BAD[line])]
 
 
+def test_a_line_alone_may_end_in_a_carriage_return_and_a_newline():
+    assert checked(GOOD[0], end=b"\r\n", last=b"\r\n")[0] == [GOOD[0] + b"\n"]
+    assert checked(GOOD[0], b"", GOOD[0], end=b"\n", last=b"\r\n")[0] == [GOOD[0] + b"\n"] * 2
+
+
 @given(
     st.lists(st.sampled_from([*GOOD, *BAD, b"", b"  "]), max_size=12), st.sampled_from([b"\n", b"\r\n"]), st.booleans()
 )

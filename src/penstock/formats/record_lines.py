@@ -132,9 +132,11 @@ def _together(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[
     if not len(starts):
         return np.empty(0, np.uint8), np.empty(0, np.int64)
     closed = ends + 1
-    if closed[-1] <= len(block) and starts[0] == 0 and (closed[:-1] == starts[1:]).all():
+    # A line may end in a carriage return and a newline; the first of them is no part of the record.
+    is_closed = closed[-1] <= len(block) and block[ends[-1]] == _NEWLINE
+    if is_closed and starts[0] == 0 and (closed[:-1] == starts[1:]).all():
         return block[: closed[-1]], closed
-    if closed[-1] > len(block) or (block[closed[:-1]] != _NEWLINE).any() or block[ends[-1]] != _NEWLINE:
+    if not is_closed or (block[ends[:-1]] != _NEWLINE).any():
         parts = [block[start:stop].tobytes() for start, stop in zip(starts.tolist(), ends.tolist(), strict=True)]
         return join_lines(parts)
     data, offsets = gather(block, starts, closed)
