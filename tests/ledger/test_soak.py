@@ -159,7 +159,7 @@ def test_trainers_that_die_and_stand_still_complete_each_chunk_once(tmp_path):
 @pytest.mark.slow
 def test_eight_trainers_killed_and_stopped_for_a_minute(tmp_path):
     fleet = soak(
-        tmp_path, size=8, chunks_per_block=[25] * 4, lease_s=4.0, sample_s=0.25, epochs=3, seconds=60, every_s=0.8
+        tmp_path, size=8, chunks_per_block=[25] * 4, lease_s=6.0, sample_s=0.25, epochs=3, seconds=60, every_s=0.8
     )
     assert fleet.started > 8 + 20
     assert fleet.lines("stale"), "who stood still for longer than a lease came too late"

@@ -19,9 +19,15 @@ PROCESS = {"num_workers": 2, "worker_type": "process"}
 
 
 def children() -> list[psutil.Process]:
-    """Our children, dead ones that nobody has waited for included; torch's loader leaves multiprocessing's behind."""
+    """Our children, dead ones that nobody has waited for included.
+
+    Not ours are what torch's loader leaves behind, and the servers that other tests share.
+    """
+    others = ("multiprocessing", "moto", "servers")
     return [
-        child for child in psutil.Process().children() if not any("multiprocessing" in word for word in _words(child))
+        child
+        for child in psutil.Process().children()
+        if not any(other in word for word in _words(child) for other in others)
     ]
 
 
