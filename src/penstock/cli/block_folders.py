@@ -42,6 +42,7 @@ def describe_blocks(folder: Path, *, rows: int) -> JsonDict:
     """
     from penstock.cli.inspect_files import short
     from penstock.formats.block_check import get_block_info
+    from penstock.formats.block_layout import is_compressed
     from penstock.formats.block_reader import BlockReader
 
     info = get_block_info(folder)
@@ -59,7 +60,7 @@ def describe_blocks(folder: Path, *, rows: int) -> JsonDict:
         "blocks": info.total_blocks,
         "block_size": info.block_size,
         "bytes": sum(block.size_bytes for block in info.blocks),
-        "compression": "zstd" if info.blocks and info.blocks[0].file_path.endswith(".zst") else None,
+        "compression": "zstd" if info.blocks and is_compressed(info.blocks[0].file_path) else None,
         "text_column": info.text_column,
         "finished": info.finished,
         "format_version": info.format_version,

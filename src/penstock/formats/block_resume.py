@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from penstock.errors import BadBlock, ConfigError, ObjectChanged
+from penstock.formats.block_layout import is_compressed
 from penstock.formats.block_manifest import (
     ASSETS_FOLDER,
     BLOCKS_FOLDER,
@@ -53,7 +54,7 @@ def begin_or_resume(new: DatasetBlockInfo, folder: Path, compression: str | None
 def _check_settings(info: DatasetBlockInfo, new: DatasetBlockInfo, folder: Path, compression: str | None) -> None:
     found = compression
     if info.blocks:
-        found = "zstd" if info.blocks[0].file_path.endswith(".zst") else None
+        found = "zstd" if is_compressed(info.blocks[0].file_path) else None
     wrong = [
         f"{name}={was!r}, not {now!r}"
         for name, was, now in (

@@ -58,6 +58,18 @@ class ClaimRequest:
         assert self.block_id is not None
         return range(self.block_id, self.block_id + 1)
 
+    def granted(self, *, epoch: int, block_id: int, chunk_id: int, sample_offset: int) -> Claim:
+        """Give the claim that answers the request."""
+        return Claim(
+            epoch=epoch,
+            block_id=block_id,
+            chunk_id=chunk_id,
+            sample_offset=sample_offset,
+            token=self.token,
+            gpu_id=self.gpu_id,
+            lease_s=self.lease_s,
+        )
+
     def chunks_of(self, block: int) -> int:
         """How many chunks a block should have."""
         found = self.num_chunks if self.chunks_per_block is None else self.chunks_per_block[block]

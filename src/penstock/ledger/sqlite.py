@@ -139,15 +139,7 @@ class SqliteLedger:
                     recorded,
                 ),
             )
-        return Claim(
-            epoch=epoch,
-            block_id=block,
-            chunk_id=chunk,
-            sample_offset=offset,
-            token=request.token,
-            gpu_id=request.gpu_id,
-            lease_s=request.lease_s,
-        )
+        return request.granted(epoch=epoch, block_id=block, chunk_id=chunk, sample_offset=offset)
 
     def heartbeat(self, claim: Claim, *, sample_offset: int | None = None) -> None:
         """See `Ledger`."""

@@ -94,15 +94,7 @@ class StoreLedger:
             self._watch.renewed(request.token, time.monotonic())
             after = document.text()
             if self._keys.exchange(_block_key(head.started, block), before, after) == after:
-                return Claim(
-                    epoch=head.epoch,
-                    block_id=block,
-                    chunk_id=chunk,
-                    sample_offset=offset,
-                    token=request.token,
-                    gpu_id=request.gpu_id,
-                    lease_s=request.lease_s,
-                )
+                return request.granted(epoch=head.epoch, block_id=block, chunk_id=chunk, sample_offset=offset)
             patience.pause()
 
     def heartbeat(self, claim: Claim, *, sample_offset: int | None = None) -> None:

@@ -72,7 +72,6 @@ class Claimed:
         self._leases: Leases | None = None
         self._epoch = 0
         self._block_id: int | None = None
-        self._seen = 0, 0.0
 
     @property
     def description(self) -> str:
