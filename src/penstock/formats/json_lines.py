@@ -40,7 +40,23 @@ def read_json_lines(block: np.ndarray, field: str, first_line: int) -> tuple[Col
 
 
 def _read_fast(block: np.ndarray, field: str, starts: np.ndarray, ends: np.ndarray, first_line: int) -> Column | None:
-    """Parse a block at once; None unless every line is provably one object with a string in the field.
+    """Parse a block at once; None unless every line is provably one object with a string in the field."""
+    import pyarrow as pa
+
+    rows = np.flatnonzero(ends > starts)
+    if len(rows) != len(starts):
+        starts, ends = starts[rows], ends[rows]
+    table = parse_objects(block, starts, ends, pa.schema([(field, pa.string())])) if len(rows) else None
+    if table is None:
+        return None
+    texts = table.column(0)
+    if texts.null_count or texts.num_chunks != 1:
+        return None
+    return _from_arrow(texts.chunk(0), rows + first_line)
+
+
+def parse_objects(block: np.ndarray, starts: np.ndarray, ends: np.ndarray, schema: Any) -> Any:
+    """Parse some fields of a block of lines that are not empty; None unless each is provably one object.
 
     The proof: each line starts with { and ends with }. A line's end within an object would put } before
     {, which JSON forbids, or into a string, where it is forbidden too; so objects end where lines end, no
@@ -49,10 +65,7 @@ def _read_fast(block: np.ndarray, field: str, starts: np.ndarray, ends: np.ndarr
     import pyarrow as pa
     import pyarrow.json as pa_json
 
-    rows = np.flatnonzero(ends > starts)
-    if len(rows) != len(starts):
-        starts, ends = starts[rows], ends[rows]
-    if not len(rows) or not ((block[starts] == _OPEN) & (block[ends - 1] == _CLOSE)).all():
+    if len(block) > MAX_FAST_BYTES or not ((block[starts] == _OPEN) & (block[ends - 1] == _CLOSE)).all():
         return None
     # The parser takes a zero byte for the end of its input, and does not look whether bytes are UTF-8.
     if not block.all() or not is_utf8(block):
@@ -61,16 +74,11 @@ def _read_fast(block: np.ndarray, field: str, starts: np.ndarray, ends: np.ndarr
         table = pa_json.read_json(
             pa.BufferReader(pa.py_buffer(block)),
             read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            parse_options=pa_json.ParseOptions(
-                explicit_schema=pa.schema([(field, pa.string())]), unexpected_field_behavior="ignore"
-            ),
+            parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
     except pa.ArrowInvalid:
         return None
-    texts = table.column(0)
-    if len(texts) != len(rows) or texts.null_count or texts.num_chunks != 1:
-        return None
-    return _from_arrow(texts.chunk(0), rows + first_line)
+    return table if table.num_rows == len(starts) else None
 
 
 def _from_arrow(texts: Any, lines: np.ndarray) -> Column | None:
@@ -162,14 +170,14 @@ def parse_json(raw: bytes) -> Any:
 def _text_of(value: Any, field: str) -> bytes | tuple[str, str]:
     """Give a record's text in UTF-8, or the reason and detail of its absence."""
     if not isinstance(value, dict):
-        return "not-an-object", f"it is a JSON {_json_type(value)}, no object"
+        return "not-an-object", f"it is a JSON {json_type(value)}, no object"
     if field not in value:
         return "missing-field", f"it has no field {field!r}, its fields are {', '.join(map(repr, value)) or 'none'}"
     text = value[field]
     if text is None:
         return "null", f"its field {field!r} is null"
     if not isinstance(text, str):
-        return "not-a-string", f"its field {field!r} is a JSON {_json_type(text)}, no string"
+        return "not-a-string", f"its field {field!r} is a JSON {json_type(text)}, no string"
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -177,6 +185,7 @@ def _text_of(value: Any, field: str) -> bytes | tuple[str, str]:
         return "lone-surrogate", f"its field {field!r} has the lone surrogate U+{code:04X} at character {error.start}"
 
 
-def _json_type(value: object) -> str:
+def json_type(value: object) -> str:
+    """Name what JSON calls a value."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")

@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from penstock.formats.columns import Fault, gather, is_utf8
+from penstock.formats.columns import Fault, gather
+from penstock.formats.json_lines import json_type, parse_objects
 from penstock.formats.streams import lines_of
 
 NAN = "nan"
 """Reason of records with NaN or infinities, which JSON has no way to write."""
-_OPEN, _CLOSE = b"{}"
 _NEWLINE = 10
-_MAX_WHOLE = 1 << 30
-"""Longer blocks, which hold one huge record, are read line by line: the quick parser counts in 31 bits."""
 _MAX_DEPTH = 1024
 """Deeper records can't be read back by the reader of blocks."""
 _LENIENT = (b"NaN", b"Inf", b"\\ud")
@@ -78,31 +76,13 @@ def check_lines(block: np.ndarray, *, null_nan: bool = False) -> tuple[Lines, in
 
 
 def _doubtful(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
-    """Give the lines that have to be looked at, int64; None if all of them have.
-
-    The proof: each line starts with { and ends with }. A line's end within an object would put } before
-    {, which JSON forbids, or into a string, where it is forbidden too; so objects end where lines end, no
-    line holds less than one, and as many rows as lines means exactly one each.
-    """
+    """Give the lines that have to be looked at, int64; None if all of them have."""
     import pyarrow as pa
-    import pyarrow.json as pa_json
 
     if not len(starts):
         return np.empty(0, np.int64)
-    if len(block) > _MAX_WHOLE or not ((block[starts] == _OPEN) & (block[ends - 1] == _CLOSE)).all():
-        return None
-    # The parser takes a zero byte for the end of its input, and does not look whether bytes are UTF-8.
-    if not block.all() or not is_utf8(block):
-        return None
-    try:
-        table = pa_json.read_json(
-            pa.BufferReader(pa.py_buffer(block)),
-            read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            parse_options=pa_json.ParseOptions(explicit_schema=pa.schema([]), unexpected_field_behavior="ignore"),
-        )
-    except pa.ArrowInvalid:
-        return None
-    return _lenient(block, starts, ends) if table.num_rows == len(starts) else None
+    table = parse_objects(block, starts, ends, pa.schema([]))
+    return None if table is None else _lenient(block, starts, ends)
 
 
 def _lenient(block: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -201,7 +181,7 @@ def checked_line(line: bytes, *, null_nan: bool) -> tuple[bytes, int]:
     except orjson.JSONDecodeError as error:
         return _lenient_line(line, error, null_nan=null_nan)
     if not isinstance(value, dict):
-        raise _Unfit("not-an-object", f"it is a JSON {_json_type(value)}, no object")
+        raise _Unfit("not-an-object", f"it is a JSON {json_type(value)}, no object")
     return line, 0
 
 
@@ -223,7 +203,7 @@ def dump_record(value: Any, *, null_nan: bool) -> tuple[bytes, int]:
         _Unfit: it is no dict, or holds what JSON lines can't say.
     """
     if not isinstance(value, dict):
-        raise _Unfit("not-an-object", f"it is a JSON {_json_type(value)}, no object")
+        raise _Unfit("not-an-object", f"it is a JSON {json_type(value)}, no object")
     count = count_nan(value)
     if count and not null_nan:
         raise _Unfit(NAN, "it holds NaN or an infinity, which JSON can't say")
@@ -297,8 +277,3 @@ def text_lines(block: np.ndarray) -> tuple[Lines, int]:
     data, cuts = join_lines(parts)
     lines = Lines(data=data, ends=cuts, rows=len(numbers), faults=faults, lines=np.array(numbers, np.int64))
     return lines, len(starts)
-
-
-def _json_type(value: object) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
