@@ -16,6 +16,7 @@ Faults: `POST /__faults__` with a list of `{"path": regex, "times": n, …}` and
 `delay_s`, `rate` (bytes a second), `truncate` (bytes of the body, then the connection ends), `reset` (the
 same, by a reset), `die` (the same, and the whole process ends), `ignore_range`. The first that matches is used up.
 
+`GET /__settled__` answers when no other answer is under way.
 Each response is a line of the log: method, path, query, range, status, sent (bytes of body), auth, origin, start, end.
 """
 
@@ -40,6 +41,7 @@ LFS_SUFFIXES = (".parquet", ".arrow", ".zst", ".gz", ".bin")
 LFS_BYTES = 1 << 20
 PAGE = 1000
 STEP = 1 << 16
+SETTLE_S = 1.0
 
 
 class Refused(Exception):
@@ -104,6 +106,23 @@ class Faults:
         return {}
 
 
+class Answers:
+    """How many requests are being answered, so that a reader of the log can wait for their lines."""
+
+    def __init__(self) -> None:
+        self.changed, self.open = threading.Condition(), 0
+
+    def add(self, count: int) -> None:
+        with self.changed:
+            self.open += count
+            self.changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until every answer is logged, or a moment if some are being kept back."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.open == 0, SETTLE_S)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -130,6 +149,17 @@ class Handler(BaseHTTPRequestHandler):
             self.server.faults.add(json.loads(body))
             self.reply(200, {}, b"{}")
             return
+        if self.where == "/__settled__":
+            self.server.answers.settle()
+            self.reply(200, {}, b"{}")
+            return
+        self.server.answers.add(1)
+        try:
+            self.answer_logged(body)
+        finally:
+            self.server.answers.add(-1)
+
+    def answer_logged(self, body: bytes) -> None:
         self.fault = self.server.faults.take(self.command, self.path)
         try:
             time.sleep(self.fault.get("delay_s", 0))
@@ -359,6 +389,7 @@ class HubServer(ThreadingHTTPServer):
 
     def __init__(self, port: int, root: Path, log: Path, faults: Faults, page: int, is_cdn: bool = False) -> None:
         super().__init__(("127.0.0.1", port), Handler)
+        self.answers = Answers()
         self.root, self.faults, self.page, self.is_cdn = root.resolve(), faults, page, is_cdn
         self.url, self.cdn = f"http://127.0.0.1:{self.server_port}", ""
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -395,6 +426,7 @@ def main() -> None:
     server = HubServer(options.port, options.folder, options.log, faults, options.page)
     if options.cdn:
         cdn = HubServer(0, options.folder, options.log, faults, options.page, is_cdn=True)
+        cdn.answers = server.answers
         server.cdn = cdn.url.replace("127.0.0.1", "localhost")
         threading.Thread(target=cdn.serve_forever, daemon=True).start()
     print(server.url, flush=True)
