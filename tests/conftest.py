@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from servers.http_process import Web
     from servers.hub_process import Hub
     from servers.s3 import S3
 
@@ -41,6 +42,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for name, value in hub_environment(started.url, tmp_path / "hf-home").items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Web]:
+    """A running web server of this test's own, empty: see `servers/http_process.py`."""
+    from servers.http_process import Web
+
+    started = Web(tmp_path / "web")
     yield started
     started.kill()
 
