@@ -6,7 +6,9 @@ through one.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -96,16 +98,15 @@ class LocalStore:
         return _described(path, status)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Describe all files below a folder, in sorted order."""
+        """Describe all files below a folder, in sorted order. Links are followed, but never into a folder above."""
         base = self._path(prefix)
         if not base.is_dir():
             raise ObjectMissing(f"the folder {base} does not exist")
-        paths = sorted(Path(root) / name for root, _, names in os.walk(base) for name in names)
-        for path in paths:
-            try:
-                yield _described(path.relative_to(self._folder).as_posix(), path.stat())
-            except FileNotFoundError:
-                continue
+        below = base.relative_to(self._folder).as_posix()
+        try:
+            yield from _files_below(os.fspath(base), "" if below == "." else f"{below}/", ())
+        except PermissionError as error:
+            raise AccessDenied(f"{error.filename} may not be listed: change its permissions") from error
 
     def put(self, path: str, data: bytes) -> None:
         """Refused: files are written by what makes them, whole and synced."""
@@ -130,6 +131,36 @@ class LocalStore:
 
 def _etag(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _files_below(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[ObjectInfo]:
+    """Describe the files below a folder, `above` being the inodes of those on the way to it."""
+    try:
+        here = os.stat(folder)
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=_name)
+    except FileNotFoundError:
+        return  # removed since its name was read
+    inode = (here.st_dev, here.st_ino)
+    if inode in above:
+        return
+    for entry in entries:
+        try:
+            if entry.is_dir():
+                yield from _files_below(entry.path, f"{prefix}{entry.name}/", (*above, inode))
+                continue
+            status = entry.stat()
+        except OSError as error:
+            # Removed since, or a link to nothing or to itself: there is no file.
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                continue
+            raise
+        if stat.S_ISREG(status.st_mode):
+            yield _described(prefix + entry.name, status)
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 def _described(path: str, status: os.stat_result) -> ObjectInfo:
