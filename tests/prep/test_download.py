@@ -146,7 +146,10 @@ def test_killed_and_run_again_the_files_are_the_same_and_little_was_sent_twice(r
     with client(tmp_path / "out") as process:
         started = 0.2 * remote.size if not wanted_blocks else 0
         wait_for(
-            lambda: blocks_there(tmp_path / "out") >= wanted_blocks and remote.bytes_sent("resolve") > started, process
+            lambda: (
+                blocks_there(tmp_path / "out") >= wanted_blocks and remote.bytes_sent("resolve", settle=False) > started
+            ),
+            process,
         )
         process.kill()
     assert not read_block_manifest(tmp_path / "out").finished

@@ -86,15 +86,16 @@ class ServerProcess:
         """Let every answer begin so many seconds after its question, and up to `jitter_s` more."""
         self._ask("/__latency__", {"latency_s": latency_s, "jitter_s": jitter_s})
 
-    def requests(self, pattern: str = "", *, origin: str | None = None) -> list[dict[str, Any]]:
-        """Give the log's lines whose path fits a regular expression, in order of their ends."""
-        self._settle()
+    def requests(self, pattern: str = "", *, origin: str | None = None, settle: bool = True) -> list[dict[str, Any]]:
+        """Give the log's lines whose path fits a regular expression, in order of their ends; `settle` waits for all."""
+        if settle:
+            self._settle()
         lines = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
         return [line for line in lines if re.search(pattern, line["path"]) and origin in (None, line["origin"])]
 
-    def bytes_sent(self, pattern: str = "") -> int:
+    def bytes_sent(self, pattern: str = "", *, settle: bool = True) -> int:
         """Count the bytes of bodies that were sent for paths that fit."""
-        return sum(line["sent"] for line in self.requests(pattern))
+        return sum(line["sent"] for line in self.requests(pattern, settle=settle))
 
     def forget(self) -> None:
         """Empty the log."""
