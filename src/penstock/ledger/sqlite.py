@@ -26,7 +26,7 @@ from penstock.ledger import sqlite_history as history
 from penstock.ledger import sqlite_rows as rows
 from penstock.ledger.database import Database
 from penstock.ledger.ledger import Claim, ClaimRequest, Holder, Progress, Snapshot, foreign, other_chunks
-from penstock.ledger.presence import Presence
+from penstock.node.presence import Presence
 
 _SCHEMA = """
 CREATE TABLE meta (

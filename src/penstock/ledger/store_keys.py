@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from penstock.errors import ConfigError, LedgerError
-from penstock.ledger.turns import Patience
+from penstock.node.turns import Patience
 
 # Asking a store to exchange this for itself reads a key, and makes none.
 _NOTHING = "-"
@@ -85,7 +85,8 @@ class StoreKeys:
 
     def patience(self) -> Patience:
         """Begin to wait for others."""
-        return Patience(self._timeout_s, f"a change of {self.prefix} in the store, which others change all the time")
+        waiting_for = f"a change of {self.prefix} in the store, which others change all the time"
+        return Patience(self._timeout_s, waiting_for, LedgerError)
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:

@@ -1,9 +1,9 @@
-"""Which trackers of a node still live: those that hold the lock on a file of their own.
+"""Who of a node's holders still lives: those that hold the lock on a file of their own.
 
-The system gives a lock back however its owner ends, so a chunk that a killed process held need not wait for
-its lease. Whoever is merely slow, or stopped, keeps the lock; for him the lease decides.
+The system gives a lock back however its owner ends, so what a killed process held need not wait for any
+deadline. Whoever is merely slow, or stopped, keeps the lock.
 
-    chunks.db-holders/4f1c…    locked: alive · not locked: gone · not there: unknown, the lease decides
+    holders/4f1c…    locked: alive · not locked: gone · not there: unknown
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _presences: weakref.WeakSet[Presence] = weakref.WeakSet()
 
 
 class Presence:
-    """The locks of one ledger's trackers, those of this process and what can be told of others.
+    """The locks of one folder's holders, those of this process and what can be told of others.
 
     Args:
         folder: where the files lie; made with the first.
@@ -32,20 +32,23 @@ class Presence:
         _presences.add(self)
 
     def announce(self, name: str) -> None:
-        """Show that a tracker of this process lives; again and again costs nothing."""
+        """Show that a holder of this process lives; again and again costs nothing."""
         if name in self._files:
             return
         with self._lock:
             if name not in self._files:
                 self._folder.mkdir(exist_ok=True)
-                file = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                # It gets its name when it is locked: who finds it without a lock may take its owner for gone.
+                unnamed = self._folder / f".{name}"
+                file = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 self._files[name] = file
-                # Nobody else has the name, so nobody else can hold it; a file system without locks leaves it to leases.
+                # Nobody else has the name, so nobody else can hold it; a file system without locks can't tell.
                 with suppress(OSError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(unnamed, self._folder / name)
 
     def is_gone(self, name: str) -> bool:
-        """Whether a tracker has ended for certain."""
+        """Whether a holder has ended for certain."""
         try:
             file = os.open(self._folder / name, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -59,24 +62,24 @@ class Presence:
         return True
 
     def forget(self, name: str) -> None:
-        """Remove the file of a tracker that is gone, once nothing of it is left."""
+        """Remove the file of a holder that is gone, once nothing of it is left."""
         with suppress(OSError):
             os.unlink(self._folder / name)
 
     def close(self) -> None:
-        """Let the trackers of this process be gone."""
+        """Let the holders of this process be gone."""
         with self._lock:
             while self._files:
                 _, file = self._files.popitem()
                 os.close(file)
 
     def __del__(self) -> None:
-        # A tracker that nobody has any more is gone, though its process lives.
+        # A holder that nobody has any more is gone, though its process lives.
         self.close()
 
 
 def _after_fork_in_child() -> None:
-    # The child's trackers are new ones; with our copies of the parent's files closed, its locks end with it.
+    # The child's holders are new ones; with our copies of the parent's files closed, its locks end with it.
     for presence in list(_presences):
         presence._lock = threading.Lock()
         presence.close()
