@@ -45,7 +45,7 @@ def find_remote(url: str, kinds: Mapping[str, Kind] = RECORD_KINDS, **storage_op
         if url.startswith(HTTP):
             raise
         return _in_folder(url, kinds, storage_options)
-    return [_described(url, PurePosixPath(parse_url(url).key or url).name, info, kinds)]
+    return [remote_file(url, PurePosixPath(parse_url(url).key or url).name, info, kinds)]
 
 
 def is_hub_dataset(url: str) -> bool:
@@ -85,10 +85,21 @@ def find_hub_splits(url: str, kinds: Mapping[str, Kind] = KINDS) -> dict[str, li
 
 def hub_files(split: HubSplit, kinds: Mapping[str, Kind] = RECORD_KINDS) -> list[SourceFile]:
     """Describe the files of a split of a Hub dataset."""
-    return [_described(url, info.path, info, kinds) for url, info in zip(split.urls, split.files, strict=True)]
+    return [remote_file(url, info.path, info, kinds) for url, info in zip(split.urls, split.files, strict=True)]
 
 
-def _described(url: str, name: str, info: ObjectInfo, kinds: Mapping[str, Kind]) -> SourceFile:
+def remote_file(url: str, name: str, info: ObjectInfo, kinds: Mapping[str, Kind] = RECORD_KINDS) -> SourceFile:
+    """Describe an object that holds records.
+
+    Args:
+        url: where it is.
+        name: its path below its source.
+        info: what its store says of it.
+        kinds: what files of which suffix are.
+
+    Raises:
+        ConfigError: its suffix is not known.
+    """
     suffix, compression = described(PurePosixPath(name))
     kind = kinds.get(suffix)
     if kind is None or (kind in TABLES and compression):
@@ -114,11 +125,30 @@ def _in_folder(url: str, kinds: Mapping[str, Kind], storage_options: Mapping[str
 def _matched(pattern: str, kinds: Mapping[str, Kind], storage_options: Mapping[str, Any]) -> list[SourceFile]:
     if pattern.startswith(HTTP):
         raise ConfigError(f"{parse_url(pattern).shown()} is a glob, and web servers have no listing: name the files")
+    base, below = split_glob(pattern)
+    infos = sorted(open_store(base, **storage_options).list(), key=lambda info: info.path)
+    return _of_one_kind(base, [info for info in infos if fits_glob(info.path, below)], kinds)
+
+
+def split_glob(pattern: str) -> tuple[str, str]:
+    """Take a glob apart into the folder that all it matches is below, and the rest.
+
+    >>> split_glob("s3://bucket/a/*/x.csv"), split_glob("/*.csv"), split_glob("*.csv")
+    (('s3://bucket/a', '*/x.csv'), ('/', '*.csv'), ('.', '*.csv'))
+    """
     parts = pattern.split("/")
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    base, below = "/".join(parts[:fixed]), parts[fixed:]
-    infos = sorted(open_store(base, **storage_options).list(), key=lambda info: info.path)
-    return _of_one_kind(base, [info for info in infos if _fits(info.path.split("/"), below)], kinds)
+    base = "/".join(parts[:fixed])
+    return base or ("/" if fixed else "."), "/".join(parts[fixed:])
+
+
+def fits_glob(path: str, pattern: str) -> bool:
+    """Tell whether a path matches a glob; `**` is any number of folders.
+
+    >>> fits_glob("a/b/c.csv", "**/*.csv"), fits_glob("a/c.csv", "*.csv")
+    (True, False)
+    """
+    return _fits(path.split("/"), pattern.split("/"))
 
 
 def _fits(path: list[str], pattern: list[str]) -> bool:
@@ -138,7 +168,7 @@ def _of_one_kind(base: str, infos: Iterable[ObjectInfo], kinds: Mapping[str, Kin
     """Keep the files of a known kind; .json files only if there is nothing else, as they often describe the data."""
     readable = [info for info in infos if described(PurePosixPath(info.path))[0] in kinds]
     data = [info for info in readable if described(PurePosixPath(info.path))[0] != ".json"] or readable
-    files = [_described(f"{base}/{info.path}", info.path, info, kinds) for info in data]
+    files = [remote_file(f"{base}/{info.path}", info.path, info, kinds) for info in data]
     shown = parse_url(base).shown()
     if not files:
         raise ObjectMissing(f"{shown} holds no file that penstock reads: {known(kinds)}")
