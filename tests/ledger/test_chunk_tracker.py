@@ -334,6 +334,71 @@ class TestGoingBack:
         tracker.release(held)
         assert [(claim.chunk_id, claim.sample_offset) for claim in claim_all(tracker, [3])] == [(0, 10), (1, 0), (2, 0)]
 
+    def test_chunks_go_on_at_the_offsets_of_the_checkpoint_whatever_became_of_them(self, open_tracker):
+        tracker = open_tracker()
+        done, free, held, further, untouched = (tracker.claim([9], 0) for _ in range(5))
+        for claim in (done, free, held, further):
+            tracker.renew(claim, sample_offset=10 + claim.chunk_id)
+        found = tracker.checkpoint([(0, 0, untouched.chunk_id, 99)])
+        assert found.offsets == [(0, 0, 10), (0, 1, 11), (0, 2, 12), (0, 3, 13), (0, 4, 99)]
+        tracker.complete(done)
+        tracker.release(free)
+        tracker.renew(further, sample_offset=50)
+        tracker.renew(tracker.claim([9], 0), sample_offset=5)  # the free one, which goes on at 11
+        late = tracker.claim([9], 0)
+        tracker.renew(late, sample_offset=7)
+        for _ in range(2):
+            open_tracker().reopen_after(found.sequence, found.offsets)
+            assert tracker.checkpoint().offsets == found.offsets
+        # Who holds a chunk keeps it; a chunk begun since begins anew.
+        tracker.release(further)
+        tracker.release(late)
+        tracker.release(untouched)
+        regained = {claim.chunk_id: claim.sample_offset for claim in claim_all(tracker, [9])}
+        assert regained == {0: 10, 3: 13, 4: 99, 5: 0, 6: 0, 7: 0, 8: 0}
+        tracker.complete(held)
+        with pytest.raises(StaleClaim):
+            tracker.complete(done)
+
+    def test_a_chunk_never_recorded_can_go_on_inside_a_block_of_free_ones(self, open_tracker):
+        tracker = open_tracker()
+        tracker.release(tracker.claim([5], 0))
+        assert tracker.reopen_after(tracker.sequence, [(0, 2, 6)]) == 0
+        assert [(claim.chunk_id, claim.sample_offset) for claim in claim_all(tracker, [5])] == [
+            (2, 6), (0, 0), (1, 0), (3, 0), (4, 0),
+        ]  # fmt: skip
+
+    def test_what_a_trainer_had_is_forgotten_with_the_chunks_end_and_with_its_epoch(self, open_tracker):
+        tracker = open_tracker()
+        first, second = tracker.claim([2], 0), tracker.claim([2], 0)
+        tracker.checkpoint([(0, 0, 0, 4), (0, 0, 1, 8)])
+        assert tracker.checkpoint([(0, 0, 1, 6)]).offsets == [(0, 0, 4), (0, 1, 8)]
+        tracker.complete(first)
+        assert tracker.checkpoint([(0, 0, 0, 4)]).offsets == [(0, 1, 8)]
+        tracker.start_new_epoch()
+        assert tracker.checkpoint([(0, 0, 1, 8)]).offsets == []
+        tracker.complete(second)
+
+    def test_going_on_over_the_start_of_an_epoch_is_in_the_epoch_of_the_checkpoint(self, open_tracker):
+        tracker = open_tracker()
+        tracker.complete(tracker.claim([2], 0))
+        begun = tracker.claim([2], 0)
+        tracker.renew(begun, sample_offset=3)
+        found = tracker.checkpoint()
+        tracker.complete(begun)
+        tracker.start_new_epoch()
+        tracker.claim([2], 0)
+        assert tracker.reopen_after(found.sequence, found.offsets) == 1
+        (again,) = claim_all(tracker, [2])
+        assert (again.epoch, again.chunk_id, again.sample_offset) == (0, 1, 3)
+
+    @pytest.mark.parametrize("place", [(0, 3), (1, 0)])
+    def test_an_offset_in_a_chunk_that_was_never_asked_for_is_another_ledgers(self, open_tracker, place):
+        tracker = open_tracker()
+        tracker.release(tracker.claim([3], 0))
+        with pytest.raises(LedgerError, match=f"inside chunk {place[1]} of block {place[0]}, but this ledger knows"):
+            tracker.reopen_after(tracker.sequence, [(*place, 4)])
+
     def test_a_ledger_that_has_not_come_so_far_is_another_one(self, open_tracker):
         with pytest.raises(LedgerError, match="asked to go back to number 5, but this ledger has only come to 0"):
             open_tracker().reopen_after(5)

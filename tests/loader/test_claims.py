@@ -1,5 +1,6 @@
 """Loading by claims: each chunk once an epoch, whoever trains it, and nothing left out."""
 
+import copy
 import itertools
 import json
 import threading
@@ -240,8 +241,87 @@ def test_a_restored_state_opens_again_what_was_completed_after_it(open_tracker):
     assert sorted(flat(ids_of(batches))) == ALL[18:]
     again = claiming(open_tracker())
     again.load_state_dict(state)
-    # The chunk of ten that was complete stays so; the one that was begun starts over.
-    assert sorted(flat(ids_of(again))) == ALL[10:]
+    # The chunk of ten that was complete stays so; the one begun goes on after the batch in the trainer's hands.
+    assert ids_of(itertools.islice(again, 1)) == [[18, 19]]
+    again.load_state_dict(json.loads(json.dumps(state)))
+    assert sorted(flat(ids_of(again))) == ALL[18:]
+
+
+@pytest.mark.parametrize("batches", range(1, 14))
+@pytest.mark.parametrize("left", [False, True])
+def test_from_a_state_nothing_comes_again_and_nothing_is_left_out_wherever_it_was_saved(open_tracker, batches, left):
+    loader = claiming(open_tracker(), shuffle=True)
+    steps = iter(loader)
+    seen = flat(ids_of(itertools.islice(steps, batches)))
+    if left:
+        steps.close()
+    state = loader.state_dict()
+    assert len(json.dumps(state)) < 1000
+    if not left:
+        list(steps)
+    again = claiming(open_tracker(), shuffle=True)
+    again.load_state_dict(state)
+    assert sorted(seen + flat(ids_of(again))) == ALL
+
+
+def test_a_state_holds_what_several_loaders_had_at_once(open_tracker):
+    loaders = [claiming(open_tracker(), world=World(dp_rank=rank, dp_size=3), uneven=True) for rank in range(3)]
+    running = [iter(loader) for loader in loaders]
+    seen = flat(ids_of(next(batches) for batches in running for _ in range(2)))
+    # As ranks that all say where they are, then meet, then save: any of them has it all.
+    for loader in loaders:
+        loader.state_dict()
+    states = [loader.state_dict() for loader in loaders]
+    assert states[0]["offsets"] == [[0, 0, 8], [0, 1, 8], [0, 2, 5]]
+    assert states == [states[0]] * 3
+    for batches in running:
+        batches.close()
+    again = claiming(open_tracker())
+    again.load_state_dict(states[1])
+    assert sorted(seen + flat(ids_of(again))) == ALL
+
+
+def test_a_state_can_be_restored_again_and_an_older_one_after_it(open_tracker):
+    loader = claiming(open_tracker())
+    steps = iter(loader)
+    seen, states = [], []
+    for _ in range(6):
+        seen.append(next(steps)["id"].tolist())
+        states.append(loader.state_dict())
+    steps.close()
+    for number in (5, 3, 5, 1, 0):
+        again = claiming(open_tracker())
+        again.load_state_dict(states[number])
+        assert sorted(flat(seen[: number + 1]) + flat(ids_of(again))) == ALL
+
+
+def test_the_batch_in_hand_counts_in_a_state_but_not_for_whoever_claims_the_chunk(open_tracker):
+    loader = claiming(open_tracker())
+    steps = iter(loader)
+    next(steps), next(steps)
+    assert loader.state_dict()["offsets"] == [[0, 0, 8]]
+    steps.close()
+    assert next(iter(claiming(open_tracker())))["id"].tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("offsets", [7, [[0, 0]], [[0, 0, -1]], [[0, 0, "4"]]])
+def test_offsets_that_were_edited_are_refused(open_tracker, offsets):
+    loader = claiming(open_tracker())
+    state = {**loader.state_dict(), "offsets": offsets}
+    with pytest.raises(StateMismatch, match="the state was edited"):
+        loader.load_state_dict(state)
+
+
+def test_a_copy_of_a_loader_claims_for_itself_and_leaves_the_others_chunks_alone(open_tracker):
+    tracker = open_tracker()
+    loader = claiming(tracker)
+    steps = iter(loader)
+    seen = flat(ids_of(itertools.islice(steps, 2)))
+    twin = copy.copy(loader)
+    assert ids_of(itertools.islice(twin, 1)) == [[10, 11, 12, 13]]
+    twin.close()
+    assert [(one.block_id, one.chunk_id) for one in tracker._ledger.holders()] == [(0, 0)]
+    assert sorted(seen + flat(ids_of(steps))) == ALL
 
 
 def test_saving_a_state_records_how_far_the_chunks_held_are(open_tracker, tmp_path):

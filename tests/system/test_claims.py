@@ -156,6 +156,117 @@ def test_a_script_that_ends_amid_an_iteration_gives_its_chunk_back_and_says_noth
     assert (claim.chunk_id, claim.sample_offset) == (0, 8)
 
 
+# A model that remembers which samples it has seen, saved with the loader's state after some of its steps.
+REMEMBERS = """
+import json, os, sys, time
+from pathlib import Path
+from claim_worker import open_tracker
+from penstock import StreamingDataLoader
+import subjects
+
+if __name__ == "__main__":
+    folder, ledger = Path(sys.argv[1]), sys.argv[2]
+    loader = StreamingDataLoader(
+        subjects.Blocks([250, 120, 30]), 8, shuffle=True, num_workers=0,
+        assignment="claim", tracker=open_tracker(ledger, 1.0), dataset_chunk_size=40,
+    )
+    model = {"seen": [], "data": loader.state_dict()}
+    if (saved := folder / "checkpoint.json").exists():
+        model = json.loads(saved.read_text())
+        loader.load_state_dict(model["data"])
+    print("ready", flush=True)
+    for step, batch in enumerate(loader):
+        model["seen"] += batch["id"].tolist()
+        time.sleep(0.005)
+        if step % 3 == 1:
+            (folder / "new.json").write_text(json.dumps({**model, "data": loader.state_dict()}))
+            os.replace(folder / "new.json", saved)
+    (folder / "done.json").write_text(json.dumps(model["seen"]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "store"])
+def test_a_trainer_killed_again_and_again_sees_each_sample_once_from_its_checkpoints(kind, tmp_path):
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True) if kind == "store" else None
+    ledger = f"store:{store.port}" if store else str(tmp_path / "ledger.db")
+    here = os.path.dirname(os.path.dirname(__file__))
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", REMEMBERS, str(tmp_path), ledger]
+    rng, killed = np.random.default_rng(1), 0
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "done.json").exists():
+        assert time.monotonic() < deadline
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            if killed < 4:
+                time.sleep(rng.uniform(0.03, 0.12))
+                killed += process.poll() is None
+            else:
+                process.wait(60)
+        finally:
+            process.kill()
+            process.communicate()
+    assert killed >= 2
+    assert sorted(json.loads((tmp_path / "done.json").read_text())) == list(range(400))
+
+
+# Ranks that stop to save in one of their steps, and are killed in a later one.
+SAVES = """
+import json, os, sys
+from pathlib import Path
+import torch.distributed as dist
+from penstock import ChunkTracker, StreamingDataLoader
+import subjects
+
+if __name__ == "__main__":
+    folder, save_at, die_at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    tracker = ChunkTracker(folder / "ledger.db", "brain", "numbers")
+    loader = StreamingDataLoader(
+        subjects.Blocks([100, 123]), 4, num_workers=0, dataset_chunk_size=20,
+        assignment="claim", tracker=tracker, uneven=True,
+    )
+    model = {"seen": []}
+    if (saved := folder / "checkpoint.json").exists():
+        found = json.loads(saved.read_text())
+        loader.load_state_dict(found["data"])
+        dist.barrier()
+        model["seen"] = found["seen"][rank]
+    for step, batch in enumerate(loader):
+        model["seen"] += batch["id"].tolist()
+        if step == save_at:
+            loader.state_dict()
+            everyone = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, model["seen"])
+            if rank == 0:
+                saved.write_text(json.dumps({"seen": everyone, "data": loader.state_dict()}))
+            dist.barrier()
+        if step == die_at:
+            os.kill(os.getpid(), 9)
+    (folder / f"{rank}.json").write_text(json.dumps(model["seen"]))
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(("save_at", "die_at"), [(0, 2), (3, 9), (7, 7)])
+def test_ranks_killed_after_a_checkpoint_see_each_sample_once_from_it(save_at, die_at, tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(SAVES)
+    here = os.path.dirname(os.path.dirname(__file__))
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    for steps in ((save_at, die_at), (-1, -1)):
+        arguments = [str(tmp_path), *map(str, steps)]
+        ran = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    seen = [id_ for rank in range(2) for id_ in json.loads((tmp_path / f"{rank}.json").read_text())]
+    assert sorted(seen) == list(range(223))
+
+
 RANK = """
 import os, sys
 import torch

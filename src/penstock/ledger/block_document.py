@@ -42,6 +42,8 @@ class BlockDocument:
     held: dict[int, Lease] = field(default_factory=dict)
     begun: dict[int, tuple[int, int]] = field(default_factory=dict)
     """chunk → (sample offset, the number at which it was recorded), of chunks that nobody holds."""
+    handed_out: dict[int, int] = field(default_factory=dict)
+    """chunk → samples that a trainer had when it made a checkpoint, be they trained or not."""
 
     @staticmethod
     def parse(text: bytes | str) -> BlockDocument:
@@ -52,6 +54,7 @@ class BlockDocument:
             done={int(chunk): Done(**one) for chunk, one in found["done"].items()},
             held={int(chunk): Lease(**one) for chunk, one in found["held"].items()},
             begun={int(chunk): (one[0], one[1]) for chunk, one in found["begun"].items()},
+            handed_out={int(chunk): offset for chunk, offset in found["handed_out"].items()},
         )
 
     def text(self) -> str:
@@ -81,6 +84,31 @@ class BlockDocument:
             if lease.sample_offset:
                 yield chunk, lease.sample_offset, lease.recorded
 
+    def offsets(self) -> list[tuple[int, int]]:
+        """Give (chunk, sample offset) of the chunks that a checkpoint finds begun."""
+        found = dict(self.handed_out)
+        for chunk, offset, _ in self.partial():
+            found[chunk] = max(offset, found.get(chunk, 0))
+        return sorted(found.items())
+
+    def hand_out(self, chunk: int, offset: int) -> None:
+        """Note what a trainer had of a chunk."""
+        if chunk not in self.done:
+            self.handed_out[chunk] = max(offset, self.handed_out.get(chunk, 0))
+
+    def complete(self, chunk: int, how: Done) -> None:
+        """Let a chunk that is held be done."""
+        del self.held[chunk]
+        self.handed_out.pop(chunk, None)
+        self.done[chunk] = how
+
+    def go_on_at(self, chunk: int, offset: int, number: int) -> None:
+        """Let a chunk, held or free, go on at an offset; one that is done stays done."""
+        if (lease := self.held.get(chunk)) is not None:
+            self.held[chunk] = replace(lease, sample_offset=offset, recorded=number)
+        elif chunk not in self.done:
+            self.begun[chunk] = (offset, number)
+
     def completions(self, epoch: int, block: int) -> Iterator[Completion]:
         """Give what is done, as of this block in this epoch."""
         for chunk, one in self.done.items():
@@ -104,4 +132,5 @@ class BlockDocument:
         for chunk, lease in self.held.items():
             if lease.recorded > sequence:
                 self.held[chunk] = replace(lease, sample_offset=0, recorded=0)
+        self.handed_out.clear()
         return len(undone)

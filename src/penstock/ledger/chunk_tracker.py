@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from penstock.errors import ConfigError, LedgerError
 from penstock.ledger import exports
+from penstock.ledger.arguments import check_gpu_id, check_lease, check_name, check_offset, check_offsets, opened
 from penstock.ledger.holdings import Holdings
-from penstock.ledger.ledger import Claim, ClaimRequest, Ledger, Progress, other_size
-from penstock.ledger.sqlite import SqliteLedger
+from penstock.ledger.ledger import Checkpoint, Claim, ClaimRequest, Ledger, Progress, other_size
 from penstock.types import check_int
 
 
@@ -60,19 +60,14 @@ class ChunkTracker:
         start_chunk_id: int = 0,
         lease_s: float = 600,
     ) -> None:
-        for name, value in (("brain_id", brain_id), ("dataset_name", dataset_name)):
-            if not isinstance(value, str) or not value:
-                raise ConfigError(f"{name} must be a string that is not empty, got {value!r}")
-        if isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not 0 < lease_s < float("inf"):
-            raise ConfigError(f"lease_s must be a number of seconds above 0, got {lease_s!r}")
+        self.brain_id = check_name("brain_id", brain_id)
+        self.dataset_name = check_name("dataset_name", dataset_name)
+        self.lease_s = check_lease(lease_s)
         self._start = (
             check_int("start_block_id", start_block_id, minimum=0),
             check_int("start_chunk_id", start_chunk_id, minimum=0),
         )
-        self._ledger, self._path = _opened(state_file)
-        self.brain_id = brain_id
-        self.dataset_name = dataset_name
-        self.lease_s = float(lease_s)
+        self._ledger, self._path = opened(state_file)
         self.ledger_id = self._ledger.introduce(brain_id, dataset_name)
         """Names the ledger, also after an export and an import: a checkpoint's sequence number belongs to it."""
         self._holdings = Holdings()
@@ -140,7 +135,7 @@ class ChunkTracker:
     def renew(self, claim: Claim, sample_offset: int | None = None) -> None:
         """Do what `heartbeat` does, for a claim."""
         self._holdings.check(claim)
-        self._ledger.heartbeat(claim, sample_offset=_checked_offset(sample_offset))
+        self._ledger.heartbeat(claim, sample_offset=check_offset(sample_offset))
 
     def mark_chunk_complete(
         self, block_id: int, chunk_id: int, gpu_id: int | str, optimizer_step: int, steps: int
@@ -178,7 +173,7 @@ class ChunkTracker:
             StaleClaim: the lease has ended; the chunk is free already, or somebody else's.
         """
         self._holdings.check(claim)
-        self._ledger.release(claim, sample_offset=_checked_offset(sample_offset))
+        self._ledger.release(claim, sample_offset=check_offset(sample_offset))
         self._holdings.drop(claim)
 
     def is_chunk_trained(self, block_id: int, chunk_id: int) -> bool:
@@ -223,11 +218,24 @@ class ChunkTracker:
         self._epoch = self._ledger.start_epoch(after=self._epoch, forget_claims=True)
         return self._epoch
 
-    def reopen_after(self, sequence: int) -> int:
+    def checkpoint(self, handed_out: Iterable[tuple[int, int, int, int]] = ()) -> Checkpoint:
+        """Say where the ledger stands, to be kept with a checkpoint of the model and given to `reopen_after`.
+
+        Args:
+            handed_out: (epoch, block, chunk, samples of it) that the model has seen beyond what heartbeats recorded.
+        """
+        return self._ledger.checkpoint(list(handed_out))
+
+    def reopen_after(self, sequence: int, offsets: Iterable[Sequence[int]] = ()) -> int:
         """Go back to what the ledger knew at a sequence number, as a checkpoint of the model must.
 
         Completions made after it, whoever made them, are open again; sample offsets recorded after it are forgotten; an
         epoch that began after it has not begun. Let one process do it, before any claims.
+
+        Args:
+            sequence: the number.
+            offsets: (block, chunk, sample offset) of chunks that go on there, as `checkpoint` gave them; others that
+                have got further since begin anew.
 
         Gives the number of chunks that are no longer complete.
 
@@ -235,7 +243,7 @@ class ChunkTracker:
             LedgerError: the ledger has not come that far: it is another, or was begun anew.
         """
         check_int("sequence", sequence, minimum=0)
-        count = self._ledger.reopen_after(sequence)
+        count = self._ledger.reopen_after(sequence, check_offsets(offsets))
         self.refresh()
         return count
 
@@ -336,8 +344,7 @@ class ChunkTracker:
     def _claim(
         self, chunks_per_block: Sequence[int] | None, block_id: int | None, num_chunks: int | None, gpu_id: int | str
     ) -> Claim | None:
-        if isinstance(gpu_id, bool) or not isinstance(gpu_id, int | str):
-            raise ConfigError(f"gpu_id must be an integer or a string, got {gpu_id!r} ({type(gpu_id).__name__})")
+        check_gpu_id(gpu_id)
         self._check_imported()
         if block_id is not None and block_id < self._start[0]:
             return None
@@ -383,16 +390,3 @@ class ChunkTracker:
                 f"the ledger {self._path} is new, but {self._export_to_import.name} beside it is the export of one "
                 "that was there before: call import_json() to continue from it, or move it away to start over"
             )
-
-
-def _opened(state_file: str | os.PathLike[str] | Ledger) -> tuple[Ledger, Path | None]:
-    if isinstance(state_file, str | os.PathLike):
-        ledger = SqliteLedger(state_file)
-        return ledger, ledger.path
-    if not hasattr(state_file, "introduce"):
-        raise ConfigError(f"state_file must be a path or a ledger, got {state_file!r} ({type(state_file).__name__})")
-    return state_file, None
-
-
-def _checked_offset(sample_offset: int | None) -> int | None:
-    return None if sample_offset is None else check_int("sample_offset", sample_offset, minimum=0)

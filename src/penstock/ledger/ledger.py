@@ -138,6 +138,16 @@ class Snapshot:
     completions: list[Completion]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """Where a ledger stands, for a checkpoint of the model to go back to."""
+
+    epoch: int
+    sequence: int
+    offsets: list[tuple[int, int, int]]
+    """(block, chunk, samples of it that the trainers had) of the epoch's chunks that were begun and are not done."""
+
+
 def stale_claim(claim: Claim, what: str) -> StaleClaim:
     """Make the error of a claim that no longer holds."""
     return StaleClaim(
@@ -189,8 +199,19 @@ class Ledger(Protocol):
     def start_epoch(self, *, after: int, forget_claims: bool = False) -> int:
         """Go from epoch `after` to the next, unless somebody has; give the current epoch."""
 
-    def reopen_after(self, sequence: int) -> int:
-        """Undo what was recorded after a sequence number; give the number of chunks that are no longer done."""
+    def checkpoint(self, handed_out: Sequence[tuple[int, int, int, int]]) -> Checkpoint:
+        """Say where the ledger stands, after noting how far trainers are of which it had heard less.
+
+        Args:
+            handed_out: (epoch, block, chunk, samples that its trainer had). It counts in checkpoints only: who claims
+                the chunk begins where its training is recorded, so what a trainer had when it died comes again.
+        """
+
+    def reopen_after(self, sequence: int, offsets: Sequence[tuple[int, int, int]] = ()) -> int:
+        """Undo what was recorded after a sequence number; give the number of chunks that are no longer done.
+
+        Chunks named in `offsets`, those of a checkpoint, go on there; LedgerError if there is no such chunk.
+        """
 
     def snapshot(self) -> Snapshot:
         """Give all of it, as of one moment."""
@@ -234,6 +255,14 @@ def not_empty() -> LedgerError:
     return LedgerError(
         "this ledger has granted chunks already, and an import would contradict it: import into a new one (another "
         "state_file), before anything is claimed"
+    )
+
+
+def no_such_chunk(block: int, chunk: int, known: int) -> LedgerError:
+    """Make the error of an offset in a chunk that the ledger does not have."""
+    return LedgerError(
+        f"asked to go on inside chunk {chunk} of block {block}, but this ledger knows {known} chunks of that block: "
+        "the checkpoint was made with another ledger, or was edited"
     )
 
 

@@ -4,6 +4,7 @@
     lease      chunks that are held, until when, by which token: a few per process, so they are simply looked through
     done       one row per completion, numbered; unique per (epoch, block, chunk)
     block      how many chunks a block has and how many are done, per epoch
+    handed_out how much of a begun chunk a trainer had when it made a checkpoint, be it trained or not
 
 A block enters the tables when its first chunk is asked for, as one range, so a claim and a completion
 touch a few rows of indexed tables however many chunks there are or are done.
@@ -25,7 +26,7 @@ from pathlib import Path
 from penstock.ledger import sqlite_history as history
 from penstock.ledger import sqlite_rows as rows
 from penstock.ledger.database import Database
-from penstock.ledger.ledger import Claim, ClaimRequest, Holder, Progress, Snapshot, foreign, other_chunks
+from penstock.ledger.ledger import Checkpoint, Claim, ClaimRequest, Holder, Progress, Snapshot, foreign, other_chunks
 from penstock.node.presence import Presence
 
 _SCHEMA = """
@@ -49,6 +50,9 @@ CREATE TABLE done (
     sequence INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, block INTEGER NOT NULL, chunk INTEGER NOT NULL, gpu,
     optimizer_step INTEGER NOT NULL, steps INTEGER NOT NULL);
 CREATE UNIQUE INDEX done_unit ON done (epoch, block, chunk);
+CREATE TABLE handed_out (
+    epoch INTEGER, block INTEGER, chunk INTEGER, sample_offset INTEGER NOT NULL,
+    PRIMARY KEY (epoch, block, chunk)) WITHOUT ROWID;
 INSERT INTO epoch VALUES (0, 0);
 """
 
@@ -174,6 +178,7 @@ class SqliteLedger:
                 "INSERT INTO done VALUES (?, ?, ?, ?, ?, ?, ?)", (sequence, *unit, claim.gpu_id, optimizer_step, steps)
             )
             db.execute("UPDATE block SET done = done + 1 WHERE epoch = ? AND block = ?", unit[:2])
+            db.execute(f"DELETE FROM handed_out WHERE {rows.UNIT}", unit)
         return sequence
 
     def release(self, claim: Claim, *, sample_offset: int | None = None) -> None:
@@ -281,18 +286,24 @@ class SqliteLedger:
                 return epoch
             db.execute("INSERT INTO epoch VALUES (?, ?)", (epoch + 1, rows.next_number(db)))
             db.execute("UPDATE meta SET epoch = ?", (epoch + 1,))
+            db.execute("DELETE FROM handed_out")
             if forget_claims:
                 rows.free_leases(db, "epoch = ?", (epoch,))
             return epoch + 1
 
-    def reopen_after(self, sequence: int) -> int:
+    def checkpoint(self, handed_out: Sequence[tuple[int, int, int, int]]) -> Checkpoint:
+        """See `Ledger`. Cost: O(chunks begun)."""
+        with self._database.writing() as db:
+            return history.checkpoint(db, handed_out)
+
+    def reopen_after(self, sequence: int, offsets: Sequence[tuple[int, int, int]] = ()) -> int:
         """See `Ledger`.
 
         Raises:
             LedgerError: the ledger has not come that far, so it is not the one the number was taken from.
         """
         with self._database.writing() as db:
-            return history.reopen_after(db, sequence)
+            return history.reopen_after(db, sequence, offsets)
 
     def snapshot(self) -> Snapshot:
         """See `Ledger`."""

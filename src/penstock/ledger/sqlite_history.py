@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
-from penstock.ledger.ledger import Completion, Snapshot, free_ranges, not_empty, too_old
+from penstock.ledger import sqlite_rows as rows
+from penstock.ledger.ledger import (
+    Checkpoint,
+    Completion,
+    Snapshot,
+    free_ranges,
+    not_empty,
+    too_old,
+)
 
 
-def reopen_after(db: sqlite3.Connection, sequence: int) -> int:
+def checkpoint(db: sqlite3.Connection, handed_out: Sequence[tuple[int, int, int, int]]) -> Checkpoint:
+    """Note what trainers had, and read how far each begun chunk of the epoch is: all as of one moment."""
+    epoch, sequence = db.execute("SELECT epoch, sequence FROM meta").fetchone()
+    for one in handed_out:
+        if one[0] == epoch and db.execute(f"SELECT 1 FROM done WHERE {rows.UNIT}", one[:3]).fetchone() is None:
+            db.execute(
+                "INSERT INTO handed_out VALUES (?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET sample_offset = max(sample_offset, excluded.sample_offset)",
+                one,
+            )
+    begun = "SELECT block, chunk, sample_offset FROM {} WHERE epoch = ?1 AND sample_offset > 0"
+    offsets = db.execute(
+        "SELECT block, chunk, max(sample_offset) FROM "
+        f"({' UNION ALL '.join(map(begun.format, ('free', 'lease', 'handed_out')))}) "
+        "GROUP BY block, chunk ORDER BY block, chunk",
+        (epoch,),
+    ).fetchall()
+    return Checkpoint(epoch=epoch, sequence=sequence, offsets=offsets)
+
+
+def reopen_after(db: sqlite3.Connection, sequence: int, offsets: Sequence[tuple[int, int, int]]) -> int:
     """Undo what was recorded after a number: completions, offsets, epochs. The numbers themselves go on."""
     (now,) = db.execute("SELECT sequence FROM meta").fetchone()
     if sequence > now:
@@ -21,7 +50,10 @@ def reopen_after(db: sqlite3.Connection, sequence: int) -> int:
     db.executemany("UPDATE block SET done = done - 1 WHERE epoch = ? AND block = ?", [unit[:2] for unit in kept])
     for table in ("free", "lease"):
         db.execute(f"UPDATE {table} SET sample_offset = 0, recorded = 0 WHERE recorded > ?", (sequence,))
+    db.execute("DELETE FROM handed_out")
     db.execute("UPDATE meta SET sequence = sequence + 1, epoch = ?", (epoch,))
+    for block, chunk, offset in offsets:
+        rows.go_on_at(db, (epoch, block, chunk), offset, now + 1)
     _count_again(db)
     return len(undone)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from penstock.errors import StaleClaim
-from penstock.ledger.ledger import Claim, ClaimRequest, stale_claim
+from penstock.ledger.ledger import Claim, ClaimRequest, no_such_chunk, stale_claim
 
 UNIT = "epoch = ? AND block = ? AND chunk = ?"
 
@@ -63,6 +63,24 @@ def take(db: sqlite3.Connection, epoch: int, found: Range, chunk: int) -> None:
     db.execute(f"UPDATE free SET stop = ? WHERE {UNIT}", (chunk, epoch, block, first))
     if chunk + 1 < stop:
         db.execute("INSERT INTO free VALUES (?, ?, ?, ?, 0, 0)", (epoch, block, chunk + 1, stop))
+
+
+def go_on_at(db: sqlite3.Connection, unit: tuple[int, int, int], offset: int, number: int) -> None:
+    """Let a chunk, held or free, go on at an offset; one that is done stays done."""
+    epoch, block, chunk = unit
+    known = db.execute("SELECT chunks FROM block WHERE epoch = ? AND block = ?", (epoch, block)).fetchone() or (0,)
+    if not 0 <= chunk < known[0]:
+        raise no_such_chunk(block, chunk, known[0])
+    free: Range | None = db.execute(
+        "SELECT block, chunk, stop, sample_offset, recorded FROM free "
+        "WHERE epoch = ? AND block = ? AND chunk <= ? AND stop > ?",
+        (epoch, block, chunk, chunk),
+    ).fetchone()
+    if free is not None:
+        take(db, epoch, free, chunk)
+        db.execute("INSERT INTO free VALUES (?, ?, ?, ? + 1, ?, ?)", (*unit, chunk, offset, number))
+    else:
+        db.execute(f"UPDATE lease SET sample_offset = ?, recorded = ? WHERE {UNIT}", (offset, number, *unit))
 
 
 def free_leases(db: sqlite3.Connection, which: str, arguments: tuple[object, ...]) -> None:

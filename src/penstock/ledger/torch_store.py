@@ -23,12 +23,14 @@ from functools import partial
 from penstock.errors import LedgerError
 from penstock.ledger.block_document import BlockDocument, Done, Lease
 from penstock.ledger.ledger import (
+    Checkpoint,
     Claim,
     ClaimRequest,
     Holder,
     Progress,
     Snapshot,
     foreign,
+    no_such_chunk,
     not_empty,
     other_chunks,
     stale_claim,
@@ -118,10 +120,8 @@ class StoreLedger:
 
         def completed(document: BlockDocument) -> None:
             self._watch.lease_of(document, claim)
-            del document.held[claim.chunk_id]
-            document.done[claim.chunk_id] = Done(
-                sequence=number, gpu_id=claim.gpu_id, optimizer_step=optimizer_step, steps=steps
-            )
+            how = Done(sequence=number, gpu_id=claim.gpu_id, optimizer_step=optimizer_step, steps=steps)
+            document.complete(claim.chunk_id, how)
 
         self._change_held(claim, completed)
         self._watch.forget(claim.token)
@@ -189,12 +189,9 @@ class StoreLedger:
 
     def holders(self) -> list[Holder]:
         """See `Ledger`. Cost: the blocks that are not complete are read."""
-        head = self._head()
-        complete = self._complete_blocks(head)
         found = []
-        for block in range(head.top):
-            document = None if block in complete else self._document(head.started, block)[1]
-            for chunk, lease in document.held.items() if document else ():
+        for block, document in self._open_documents(self._head()):
+            for chunk, lease in document.held.items():
                 left = max(0.0, self._watch.left_s(lease))
                 found.append(Holder(block_id=block, chunk_id=chunk, gpu_id=lease.gpu_id, left_s=left))
         return sorted(found, key=lambda holder: holder.left_s)
@@ -204,7 +201,17 @@ class StoreLedger:
         number = self._next_number()
         return self._change_head(lambda head: head.next_epoch(after, number, forget_claims)).epoch
 
-    def reopen_after(self, sequence: int) -> int:
+    def checkpoint(self, handed_out: Sequence[tuple[int, int, int, int]]) -> Checkpoint:
+        """See `Ledger`. Cost: the blocks that are not complete are read."""
+        # The number is taken first: a chunk completed since is open again for who goes back, not left out.
+        head, number = self._head(), self._number()
+        for epoch, block, chunk, offset in handed_out:
+            if epoch == head.epoch:
+                self._change_block(head.started, block, partial(BlockDocument.hand_out, chunk=chunk, offset=offset))
+        offsets = [(block, *one) for block, document in self._open_documents(head) for one in document.offsets()]
+        return Checkpoint(epoch=head.epoch, sequence=number, offsets=offsets)
+
+    def reopen_after(self, sequence: int, offsets: Sequence[tuple[int, int, int]] = ()) -> int:
         """See `Ledger`. If it is interrupted, do it again: it goes on where it ended."""
         if sequence > (known := self._number()):
             raise too_old(sequence, known)
@@ -214,12 +221,18 @@ class StoreLedger:
             for epoch, _, document in self._documents(before)
             if dict(before.epochs)[epoch] > sequence
         )
-        self._next_number()
+        number = self._next_number()
         head = self._change_head(lambda head: head.back_to(sequence))
         for epoch, block, _ in list(self._documents(head)):
             started = head.start_of(epoch)
             assert started is not None
             count += self._change_block(started, block, lambda document: document.reopen_after(sequence)) or 0
+        for block, chunk, offset in offsets:
+            document = self._document(head.started, block)[1]
+            if document is None or not 0 <= chunk < document.chunks:
+                raise no_such_chunk(block, chunk, document.chunks if document else 0)
+            go_on = partial(BlockDocument.go_on_at, chunk=chunk, offset=offset, number=number)
+            self._change_block(head.started, block, go_on)
         return count
 
     def snapshot(self) -> Snapshot:
@@ -313,9 +326,9 @@ class StoreLedger:
         if self._change_block(started, claim.block_id, changed) is None:
             raise stale_claim(claim, "its epoch was undone")
 
-    def _change_block(self, started: int, block: int, change: Callable[[BlockDocument], int]) -> int | None:
+    def _change_block(self, started: int, block: int, change: Callable[[BlockDocument], int | None]) -> int | None:
         """Change a block's document; give what the change gave, or None if there is no such block."""
-        given: list[int] = []
+        given: list[int | None] = []
 
         def changed(text: str | None) -> str | None:
             if text is None:
@@ -351,6 +364,14 @@ class StoreLedger:
                 document = self._document(started, block)[1]
                 if document is not None:
                     yield epoch, block, document
+
+    def _open_documents(self, head: Head) -> Iterator[tuple[int, BlockDocument]]:
+        """Give (block, document) of the current epoch's blocks that are not known to be complete."""
+        complete = self._complete_blocks(head)
+        for block in range(head.top):
+            document = None if block in complete else self._document(head.started, block)[1]
+            if document is not None:
+                yield block, document
 
     def _complete_blocks(self, head: Head) -> set[int]:
         """Give the blocks known to be complete in the current epoch; what is put in is remembered."""

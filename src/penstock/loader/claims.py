@@ -73,6 +73,10 @@ class Claimed:
         self._epoch = 0
         self._block_id: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy claims chunks of its own; those that this one holds are not its to give back.
+        return {**self.__dict__, "_leases": None}
+
     @property
     def description(self) -> str:
         """Say what is read and from whom it is claimed."""
@@ -121,11 +125,12 @@ class Claimed:
                         share = delivery[1]
                         chunk = self._plan.chunk_at(share.start)
                     position = share.start + delivery[2] * share.taken
-                    if not leases.awaits(chunk, share.epoch, position):
+                    stop = position + share.taken
+                    if not leases.hand_out(chunk, share.epoch, position, stop):
                         continue
                     yield delivery
                     del delivery
-                    leases.trained(chunk, position + share.taken)
+                    leases.trained(chunk, stop)
                     handed_out += 1
                     if handed_out == self._stop_after:
                         return
@@ -160,19 +165,24 @@ class Claimed:
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Write the ledger's sequence number, after recording how far the chunks held are trained."""
+        """Write the ledger's sequence number, and how far the chunks are that have been begun.
+
+        The batch in the trainer's hands counts, as it does by plan; in the ledger it does not before it is trained.
+        """
         if self._leases is not None:
             self._leases.renew()
+        found = self._tracker.checkpoint(() if self._leases is None else self._leases.handed_out())
         # The number must not outlive what it counts.
         self._tracker.save()
-        cursor = Cursor(epoch=self._tracker.current_epoch)
+        cursor = Cursor(epoch=found.epoch)
         state = write_state(cursor, self._plan, self._seed, getattr(self._dataset, "fingerprint", None))
-        return {**state, "ledger": self._tracker.ledger_id, "sequence": self._tracker.sequence}
+        offsets = [list(one) for one in found.offsets]
+        return {**state, "ledger": self._tracker.ledger_id, "sequence": found.sequence, "offsets": offsets}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Re-open what was completed after a state was saved: the model that goes with it has not seen it.
 
-        Of the ranks of a group the first one does so.
+        Chunks that had been begun go on where they were. Of the ranks of a group the first one does so.
 
         Raises:
             StateMismatch: the state is of other data or settings, or of another ledger.
@@ -184,8 +194,12 @@ class Claimed:
                 "the tracker on the same file, or import the export of that ledger into it"
             )
         self.let_go()
+        self._leases = None
         if self._world.get().dp_rank == 0:
-            self._tracker.reopen_after(state["sequence"])
+            try:
+                self._tracker.reopen_after(state["sequence"], state.get("offsets", ()))
+            except (ConfigError, TypeError) as error:
+                raise StateMismatch(f"the state was edited: {error}") from None
 
     def explain(self) -> list[str]:
         """Describe the claims."""
@@ -215,7 +229,9 @@ class Claimed:
                     "or to another dataset_chunk_size; keep what it was begun with, or give another state_file"
                 )
             end = first + self._plan.num_usable(stop - first)
-            self._leases.add(HeldChunk(claim=claim, start=start, end=end, trained=first, recorded=first))
+            self._leases.add(
+                HeldChunk(claim=claim, start=start, end=end, trained=first, handed_out=first, recorded=first)
+            )
             if first < stop:
                 yield from self._plan.walk(Cursor(epoch=claim.epoch, samples=first))
 

@@ -34,6 +34,8 @@ class HeldChunk:
     """Where its last batch ends."""
     trained: int
     """Before here all has been trained."""
+    handed_out: int
+    """Before here the trainer has had all."""
     recorded: int
     """What the ledger knows of that."""
     steps: int = 0
@@ -50,6 +52,8 @@ class Leases:
         self._tracker = tracker
         self._held: dict[tuple[int, int], HeldChunk] = {}
         self._lost: set[tuple[int, int]] = set()
+        # What the trainer had of chunks that were given back: the batch in its hands counts in a checkpoint only.
+        self._left: list[tuple[int, int, int, int]] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._failure: PenstockError | None = None
@@ -71,8 +75,8 @@ class Leases:
             self._held[held.claim.block_id, held.claim.chunk_id] = held
             self._settle(held)
 
-    def awaits(self, chunk: tuple[int, int], epoch: int, position: int) -> bool:
-        """Whether the batch from a position on is the next one to train of a chunk, (block_id, chunk_id), of ours.
+    def hand_out(self, chunk: tuple[int, int], epoch: int, position: int, stop: int) -> bool:
+        """Whether the batch from a position to `stop` is the next one of a chunk, (block_id, chunk_id), of ours.
 
         It is not if the chunk was lost since the batch was prepared, though we hold it again by now: then the batches
         before this one are still owed. Warns once of each chunk that was lost.
@@ -91,7 +95,10 @@ class Leases:
                 stacklevel=2,
             )
         held = self._held.get(chunk)
-        return held is not None and held.trained == position and held.claim.epoch == epoch
+        if held is None or held.trained != position or held.claim.epoch != epoch:
+            return False
+        held.handed_out = stop
+        return True
 
     def trained(self, chunk: tuple[int, int], position: int) -> None:
         """Note that a chunk is trained up to a position; complete it if that was its last batch."""
@@ -121,7 +128,20 @@ class Leases:
                 # What can't be given back any more, in a ledger closed by now, comes back when its lease ends.
                 with suppress(LedgerError):
                     self._tracker.release(held.claim, sample_offset=held.trained - held.start)
+            self._left += self._begun()
             self._held.clear()
+
+    def handed_out(self) -> list[tuple[int, int, int, int]]:
+        """Give (epoch, block_id, chunk_id, samples that the trainer had) of all that is held, or was given back."""
+        with self._lock:
+            return self._left + self._begun()
+
+    def _begun(self) -> list[tuple[int, int, int, int]]:
+        return [
+            (held.claim.epoch, held.claim.block_id, held.claim.chunk_id, held.handed_out - held.start)
+            for held in self._held.values()
+            if held.handed_out > held.start
+        ]
 
     def _settle(self, held: HeldChunk) -> None:
         if held.trained < held.end:
