@@ -15,7 +15,7 @@ import numpy as np
 
 from penstock.errors import BadBlock, ConfigError, StoreError
 from penstock.formats.sources import SourceFile
-from penstock.formats.streams import Opener, iter_blocks, open_raw
+from penstock.formats.streams import Opener, end_of_last_line, iter_blocks, last_of, open_raw
 
 _BATCH_BYTES = 8 << 20
 _MAX_ROWS = 4096
@@ -156,10 +156,10 @@ def iter_csv(
         ConfigError: two columns have one name.
         BadBlock: nobody can tell where records end, or the file is damaged.
     """
-    names, header = _header(file, opener)
+    names, header = csv_header(file, opener)
     for block, end in iter_blocks(file, offset, block_bytes, end_of_last_record, opener):
         start = header - (end - len(block)) if offset == 0 else 0
-        _refuse_stray_quotes(file, block)
+        refuse_stray_quotes(file, block)
         before = _count_lines(block[:start])
         batch, wrong = _parse(file, block[start:], names)
         yield batch, [(line + before, detail) for line, detail in wrong], end, before + _count_lines(block[start:])
@@ -178,31 +178,39 @@ def _record_ends(buffer: np.ndarray) -> np.ndarray:
 
 def end_of_last_record(buffer: np.ndarray) -> int:
     """Give the end of the last line of CSV that ends outside quotes, 0 if none does."""
-    ends = _record_ends(buffer)
-    return int(ends[-1]) + 1 if len(ends) else 0
+    end = end_of_last_line(buffer)
+    # A line end behind an odd number of quotes is inside of them; so is all from the last quote before it.
+    while end and np.count_nonzero(buffer[:end] == _QUOTE) % 2:
+        end = end_of_last_line(buffer[: last_of(_QUOTE, buffer[:end])])
+    return end
 
 
-def _header(file: SourceFile, opener: Opener) -> tuple[list[str], int]:
-    """Read the names of the columns, and where the first record ends in the file."""
+def csv_header(file: SourceFile, opener: Opener = open_raw) -> tuple[list[str], int]:
+    """Read the names of a CSV or TSV file's columns, and where its first record ends in the file.
+
+    Raises:
+        ConfigError: two columns have one name.
+    """
     for block, end in iter_blocks(file, 0, 1 << 16, end_of_last_record, opener):
         ends = _record_ends(block)
         cut = int(ends[0]) + 1 if len(ends) else len(block)
-        names = next(csv.reader([block[:cut].tobytes().decode("utf-8", "replace")], delimiter=_separator(file)), [])
+        names = next(csv.reader([block[:cut].tobytes().decode("utf-8", "replace")], delimiter=separator(file)), [])
         if len(set(names)) < len(names):
             raise ConfigError(f"{file.place} names a column twice: {', '.join(map(repr, names))}")
         return names, end - len(block) + cut
     return [], 0
 
 
-def _separator(file: SourceFile) -> str:
+def separator(file: SourceFile) -> str:
+    """Give what stands between the fields of a CSV or TSV file."""
     return "\t" if file.kind == "tsv" else ","
 
 
-def _refuse_stray_quotes(file: SourceFile, block: np.ndarray) -> None:
+def refuse_stray_quotes(file: SourceFile, block: np.ndarray) -> None:
     """Raise if a quote neither opens nor closes a field: then nobody can tell where records end."""
     quotes = np.flatnonzero(block == _QUOTE)
     around = np.concatenate([[_NEWLINE], block, [_NEWLINE]])
-    edges = np.array([ord(_separator(file)), _NEWLINE, _RETURN, _QUOTE])
+    edges = np.array([ord(separator(file)), _NEWLINE, _RETURN, _QUOTE])
     before, after = around[quotes[::2]], around[quotes[1::2] + 2]
     wrong = np.concatenate([quotes[::2][~np.isin(before, edges)], quotes[1::2][~np.isin(after, edges)]])
     if len(wrong) or len(quotes) % 2:
@@ -233,7 +241,7 @@ def _parse(file: SourceFile, block: np.ndarray, names: list[str]) -> tuple[Any, 
             pa.BufferReader(pa.py_buffer(np.ascontiguousarray(block))),
             read_options=pa_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
             parse_options=pa_csv.ParseOptions(
-                delimiter=_separator(file), newlines_in_values=True, invalid_row_handler=leave_out
+                delimiter=separator(file), newlines_in_values=True, invalid_row_handler=leave_out
             ),
             convert_options=pa_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),

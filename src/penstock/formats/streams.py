@@ -177,6 +177,11 @@ def end_of_last_line(buffer: np.ndarray) -> int:
     return _search_tail(buffer, lambda tail: tail.rfind(b"\n") + 1)
 
 
+def last_of(byte: int, buffer: np.ndarray) -> int:
+    """Give the place of the last of a byte in a buffer that has one."""
+    return _search_tail(buffer, lambda tail: tail.rfind(byte) + 1) - 1
+
+
 def end_of_last_paragraph(buffer: np.ndarray) -> int:
     """Give the end of the last blank line of a buffer, 0 if it holds none after another line."""
     return _search_tail(buffer, _after_blank_line)

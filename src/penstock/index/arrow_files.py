@@ -1,0 +1,74 @@
+"""Arrow files, of either of their two layouts, as sources of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from penstock.errors import BadBlock, StoreError
+from penstock.formats.sources import SourceFile
+from penstock.formats.streams import open_raw
+from penstock.index.parquet import as_plain, plain_schema
+from penstock.index.scan import folder_of
+
+
+class ArrowSource:
+    """The rows of an Arrow file or stream; see `penstock.index.scan.Source`."""
+
+    def __init__(self, file: SourceFile, storage_options: dict[str, Any]) -> None:
+        self.file = file
+        self._options = storage_options
+        self._schema: pa.Schema | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.file.place
+
+    @property
+    def base(self) -> str:
+        """What relative locations are below: its folder."""
+        return folder_of(self.file)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        if self._schema is None:
+            with self._open() as reader:
+                self._schema = plain_schema(reader.schema)
+        return self._schema
+
+    def signature(self) -> list[Any]:
+        """Name, size, and time of change or etag."""
+        return self.file.signature
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows, a batch at a time."""
+        schema = self.schema
+        with self._open() as reader:
+            if isinstance(reader, pa.RecordBatchFileReader):
+                for number in range(reader.num_record_batches):
+                    yield as_plain(reader.get_batch(number), schema)
+            else:
+                for batch in reader:
+                    yield as_plain(batch, schema)
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        try:
+            with open_raw(self.file, **self._options) as raw:
+                is_file = raw.read(6) == b"ARROW1"
+                raw.seek(0)
+                if self.file.url is None:
+                    source = pa.memory_map(str(self.file.path), "r")
+                else:
+                    source = pa.PythonFile(raw, mode="r")
+                with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as reader:
+                    yield reader
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise BadBlock(f"{self.place} cannot be read as an Arrow file: {error}; fetch or write it again") from error

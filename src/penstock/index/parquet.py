@@ -1,0 +1,95 @@
+"""Parquet files: read through once as a source of rows, or used where they lie, row group by row group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from penstock.errors import BadBlock, StoreError
+from penstock.formats.sources import SourceFile
+from penstock.formats.streams import open_raw
+from penstock.index.scan import folder_of
+
+BATCH_ROWS = 1 << 16
+
+
+class ParquetSource:
+    """The rows of a Parquet file; see `penstock.index.scan.Source`."""
+
+    def __init__(self, file: SourceFile, storage_options: dict[str, Any]) -> None:
+        self.file = file
+        self._options = storage_options
+        self._schema: pa.Schema | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.file.place
+
+    @property
+    def base(self) -> str:
+        """What relative locations are below: its folder."""
+        return folder_of(self.file)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns, without what writers note beside them."""
+        if self._schema is None:
+            with open_parquet(self.file, self._options) as table:
+                self._schema = plain_schema(table.schema_arrow)
+        return self._schema
+
+    def signature(self) -> list[Any]:
+        """Name, size, and time of change or etag."""
+        return self.file.signature
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows, a batch at a time."""
+        with open_parquet(self.file, self._options) as table:
+            schema = self.schema
+            for batch in table.iter_batches(batch_size=BATCH_ROWS):
+                yield as_plain(batch, schema)
+
+
+@contextmanager
+def open_parquet(file: SourceFile, storage_options: dict[str, Any], **options: Any) -> Iterator[Any]:
+    """Open a Parquet file.
+
+    Raises:
+        BadBlock: it is damaged, or no Parquet; also while it is read.
+        StoreError: it can't be read.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        if file.url is None:
+            with pq.ParquetFile(file.path, **options) as table:
+                yield table
+        else:
+            with open_raw(file, **storage_options) as raw, pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table:
+                yield table
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise BadBlock(f"{file.place} cannot be read as Parquet: {error}; fetch or write it again") from error
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Drop notes about columns, and dictionaries: what a value is and not how it is stored."""
+    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def as_plain(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Give a batch the types of its plain schema."""
+    arrays = [
+        array.cast(field.type) if array.type != field.type else array
+        for array, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

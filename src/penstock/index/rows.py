@@ -1,0 +1,196 @@
+"""Rows by number, of tables that need not fit in memory.
+
+Rows lie in record batches of an Arrow file that is mapped, not read: what nobody asks for is never loaded,
+and all processes of a node share what is. A row becomes Python values without a copy of anything but
+itself: each column of a batch is a memory view, or a closure over two, so a row costs a few microseconds
+wherever it lies, and a row in a batch of rows no more than that.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.errors import BadBlock, ObjectMissing
+
+Row = dict[str, Any]
+Reader = Callable[[int], Any]
+_FORMATS = {
+    pa.int8(): "b",
+    pa.uint8(): "B",
+    pa.int16(): "h",
+    pa.uint16(): "H",
+    pa.int32(): "i",
+    pa.uint32(): "I",
+    pa.int64(): "q",
+    pa.uint64(): "Q",
+    pa.float32(): "f",
+    pa.float64(): "d",
+}
+
+
+class Rows(Protocol):
+    """What an index stands on. All methods may be called from any thread; pickling carries places, not data."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, ids: np.ndarray) -> list[Row]:
+        """Read rows as Python values, None where there is none; ids is int64 [n], all of them in range."""
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Give a column whole, without a copy where it is mapped."""
+
+
+class BatchRows:
+    """The rows of some record batches.
+
+    Args:
+        schema: what all of them have.
+        batches: in order.
+    """
+
+    def __init__(self, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> None:
+        self._schema = schema
+        self._batches = [batch for batch in batches if len(batch)]
+        self._ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
+        self._starts = np.concatenate([np.zeros(1, np.int64), self._ends])
+        self._readers: dict[int, list[tuple[str, Reader]]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._schema, self._batches)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        return self._schema
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def batches(self) -> Sequence[pa.RecordBatch]:
+        """All of them, in order."""
+        return self._batches
+
+    def rows(self, ids: np.ndarray) -> list[Row]:
+        """Read rows as Python values; see `Rows`."""
+        numbers = np.searchsorted(self._ends, ids, "right")
+        known = self._readers
+        return [
+            {name: read(row) for name, read in known.get(number) or self._readers_of(number)}
+            for number, row in zip(numbers.tolist(), (ids - self._starts[numbers]).tolist(), strict=True)
+        ]
+
+    def _readers_of(self, number: int) -> list[tuple[str, Reader]]:
+        batch = self._batches[number]
+        names = batch.schema.names
+        found = self._readers[number] = [(name, reader(batch.column(i))) for i, name in enumerate(names)]
+        return found
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Give a column whole, without a copy."""
+        field = self._schema.field(name)
+        return pa.chunked_array([batch.column(name) for batch in self._batches], type=field.type)
+
+
+class MappedRows:
+    """The rows of an Arrow file on a disk, mapped when they are first asked for.
+
+    Args:
+        path: the file, uncompressed; it may be removed while it is mapped.
+
+    Raises:
+        ObjectMissing: it is not there.
+        BadBlock: it is no Arrow file, or truncated.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._opening = Lock()
+        self._opened: BatchRows | None = None
+        self._map()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
+
+    def _map(self) -> BatchRows:
+        with self._opening:
+            if self._opened is None:
+                self._opened = map_rows(self.path)
+            return self._opened
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        return self._map().schema
+
+    def __len__(self) -> int:
+        return len(self._map())
+
+    def rows(self, ids: np.ndarray) -> list[Row]:
+        """Read rows as Python values; see `Rows`."""
+        return (self._opened or self._map()).rows(ids)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Give a column whole, without a copy."""
+        return self._map().column(name)
+
+
+def map_rows(path: str) -> BatchRows:
+    """Map an Arrow file.
+
+    Raises:
+        ObjectMissing, BadBlock: see `MappedRows`.
+    """
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(path, "r"))
+        return BatchRows(reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)])
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"{path} does not exist") from error
+    except (pa.ArrowException, OSError) as error:
+        raise BadBlock(f"{path} cannot be read as an Arrow file: {error}; remove it, it will be made again") from error
+
+
+def reader(array: pa.Array) -> Reader:
+    """Make what reads one value of a column as Python does, None where there is none."""
+    read = _plain_reader(array)
+    if read is None:
+        return lambda row: array[row].as_py()
+    if not array.null_count:
+        return read
+    valid, shift, read_valid = memoryview(array.buffers()[0]), array.offset, read
+
+    def read_or_none(row: int) -> Any:
+        bit = row + shift
+        return read_valid(row) if valid[bit >> 3] >> (bit & 7) & 1 else None
+
+    return read_or_none
+
+
+def _plain_reader(array: pa.Array) -> Reader | None:
+    """Make what reads a value that is known to be there; None for types that are left to Arrow."""
+    kind, start, stop = array.type, array.offset, array.offset + len(array)
+    if kind in _FORMATS:
+        return _as_numbers(array.buffers()[1], _FORMATS[kind])[start:stop].__getitem__
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        _, offsets, data = array.buffers()
+        places = _as_numbers(offsets, "i" if pa.types.is_string(kind) else "q")[start : stop + 1]
+        text = memoryview(data) if data is not None else memoryview(b"")
+        return lambda row: str(text[places[row] : places[row + 1]], "utf-8")
+    return None
+
+
+def _as_numbers(buffer: pa.Buffer, width: Any) -> memoryview[Any]:
+    """View a buffer as numbers; a slice of one may have any length."""
+    view = memoryview(buffer).cast("B")
+    return view[: len(view) - len(view) % struct.calcsize(width)].cast(width)

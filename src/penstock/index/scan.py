@@ -1,0 +1,185 @@
+"""Sources of rows: whatever can be read, once and in order, as Arrow record batches.
+
+    Source ── signature() · schema · base · batches() ──▶ build_index ──▶ Index
+
+A source says before it is read what its content can be told by (`signature`: sizes, etags, times of change),
+so that an index made of it is used again only while that still holds. Nothing of a source is held in memory
+but what is being read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from penstock.errors import ConfigError, FormatError
+from penstock.formats.sources import RECORD_KINDS, SourceFile, find_files
+from penstock.store.urls import is_url, redact
+
+
+class Source(Protocol):
+    """Rows to be indexed."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people: no secrets."""
+
+    @property
+    def base(self) -> str:
+        """The URL or absolute folder that relative locations in its rows are below."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns; may read the beginning of the source."""
+
+    def signature(self) -> list[Any]:
+        """JSON that changes when the content does: names, sizes, etags or times of change; reads no content."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows in order, batches of `schema`.
+
+        Raises:
+            TypesWidened: `schema`, which was a guess, has been corrected; read again from the start.
+            BadBlock, BadRecord, StoreError: the source is damaged, or can't be read.
+        """
+
+
+class TypesWidened(Exception):
+    """A source without types, such as CSV, has values that its guess of them does not hold."""
+
+
+def open_source(
+    src: str | os.PathLike[str], *, text_columns: Iterable[str] = (), storage_options: Mapping[str, Any] | None = None
+) -> Source:
+    """Find out what a source is; little or nothing of it is read.
+
+    Args:
+        src: a .csv, .tsv, .json, .jsonl, .parquet or .arrow file, or the URL of one; text also as .gz or .zst.
+        text_columns: columns that are text though they look like numbers, where the source has no types.
+        storage_options: see `open_store`.
+
+    Raises:
+        ConfigError: it is nothing that can be indexed.
+        ObjectMissing, AccessDenied, StoreUnavailable: see `open_store`.
+    """
+    return open_table(_find_table(os.fspath(src), storage_options or {}), text_columns, storage_options)
+
+
+def _find_table(src: str, storage_options: Mapping[str, Any]) -> SourceFile:
+    if is_url(src):
+        from penstock.formats.remote_sources import find_remote
+
+        files = find_remote(src, TABLE_KINDS, **storage_options)
+    else:
+        files = find_files(src, TABLE_KINDS)
+    if len(files) != 1:
+        raise ConfigError(f"{redact(src)} holds {len(files):,} tables; an index is made of one: name the file")
+    return files[0]
+
+
+TABLE_KINDS = {suffix: kind for suffix, kind in RECORD_KINDS.items() if kind != "text"}
+
+
+def open_table(
+    file: SourceFile, text_columns: Iterable[str] = (), storage_options: Mapping[str, Any] | None = None
+) -> Source:
+    """Open one table file as a source of rows; see `open_source`."""
+    options = dict(storage_options or {})
+    if file.kind == "parquet":
+        from penstock.index.parquet import ParquetSource
+
+        return ParquetSource(file, options)
+    if file.kind == "arrow":
+        from penstock.index.arrow_files import ArrowSource
+
+        return ArrowSource(file, options)
+    from penstock.index.text_tables import TextSource
+
+    return TextSource(file, frozenset(text_columns), options)
+
+
+def folder_of(file: SourceFile) -> str:
+    """Give the absolute folder, or the URL, that a file lies in."""
+    if file.url is None:
+        return str(Path(file.path).absolute().parent)
+    plain, question, query = file.url.partition("?")
+    return plain.rpartition("/")[0] + question + query
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Say which name may have been meant, and which there are, for an error.
+
+    >>> nearest("Caption", ["url", "caption"])
+    "did you mean 'caption'? its columns are 'url', 'caption'"
+    """
+    names = list(names)
+    lowered = {known.lower(): known for known in reversed(names)}
+    close = difflib.get_close_matches(name.lower(), lowered, 1)
+    meant = f"did you mean {lowered[close[0]]!r}? " if close else ""
+    listed = ", ".join(map(repr, names[:20])) + (f" … and {len(names) - 20:,} more" if len(names) > 20 else "")
+    return f"{meant}its columns are {listed or 'none'}"
+
+
+def unified(schemas: Sequence[pa.Schema], place: str) -> pa.Schema:
+    """Find the columns and types that hold the rows of all of these: all columns, numbers widened, text for the rest.
+
+    Raises:
+        FormatError: a column has types that nothing holds both of, such as a list and a number.
+    """
+    fields: dict[str, pa.Field] = {}
+    for schema in schemas:
+        for field in schema:
+            known = fields.get(field.name)
+            kind = field.type if known is None else wider(known.type, field.type)
+            if kind is None:
+                raise FormatError(
+                    f"{place}: column {field.name!r} is {known.type if known else None} in one place and {field.type} "
+                    "in another: make them one type"
+                )
+            fields[field.name] = pa.field(field.name, kind)
+    return pa.schema(list(fields.values()))
+
+
+def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Give the type that holds the values of both, None if there is none.
+
+    >>> wider(pa.int64(), pa.float64()), wider(pa.int64(), pa.string())
+    (DataType(double), DataType(string))
+    """
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    try:
+        return (
+            pa.unify_schemas([pa.schema([("x", one)]), pa.schema([("x", other)])], promote_options="permissive")
+            .field("x")
+            .type
+        )
+    except pa.ArrowException:
+        return pa.string() if _is_plain(one) and _is_plain(other) else None
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Give a batch these columns: in this order, of these types, null where it has none, without others."""
+    if batch.schema.equals(schema):
+        return batch
+    have = batch.schema
+    arrays = [
+        _cast(batch.column(field.name), field.type) if field.name in have.names else pa.nulls(len(batch), field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    return array if array.type == kind else array.cast(kind)

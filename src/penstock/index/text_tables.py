@@ -1,0 +1,210 @@
+"""CSV, TSV and JSON as sources of rows: whole records in blocks, parsed side by side, handed on in order.
+
+Such files name no types. The first block's are taken for the file's, and where a later value does not fit
+them, the file is looked through once for types that hold all of it. A number is a number, true and false are
+booleans; everything else, dates too, is the text that stands there. An empty field of CSV is null, unless it
+is quoted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.errors import BadBlock
+from penstock.formats.record_tables import csv_header, end_of_last_record, refuse_stray_quotes, separator
+from penstock.formats.records import open_records
+from penstock.formats.sources import SourceFile
+from penstock.formats.streams import end_of_last_line, iter_blocks, open_raw
+from penstock.index.scan import TypesWidened, folder_of, unified
+
+BLOCK_BYTES = 4 << 20
+_MOST_THREADS = 8
+
+
+class Blocks(Protocol):
+    """How a kind of text file is cut and read."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Read blocks of whole records, uint8, each in memory of its own."""
+
+    def parse(self, block: np.ndarray, schema: pa.Schema | None) -> pa.Table:
+        """Parse a block, as these types or whatever its values look like; ArrowInvalid if they don't fit."""
+
+
+class TextSource:
+    """The rows of a CSV, TSV, JSON or JSON lines file; see `penstock.index.scan.Source`.
+
+    Args:
+        file: which.
+        text_columns: columns of CSV whose values are text, numbers or not.
+        storage_options: see `open_store`.
+    """
+
+    def __init__(self, file: SourceFile, text_columns: frozenset[str], storage_options: dict[str, Any]) -> None:
+        self.file = file
+        opener = partial(open_raw, **storage_options)
+        is_csv = file.kind in ("csv", "tsv")
+        self._blocks: Blocks = CsvBlocks(file, text_columns, opener) if is_csv else JsonBlocks(file, opener)
+        self._schema: pa.Schema | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.file.place
+
+    @property
+    def base(self) -> str:
+        """What relative locations are below: its folder."""
+        return folder_of(self.file)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns, as far as the first block shows them."""
+        if self._schema is None:
+            kinds = (self._blocks.parse(block, None).schema for block in self._blocks)
+            self._schema = _told(next(kinds, pa.schema([])))
+        return self._schema
+
+    def signature(self) -> list[Any]:
+        """Name, size, and time of change or etag."""
+        return self.file.signature
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows, as many blocks at a time as there are cores; see `Source.batches`."""
+        schema = self.schema
+        for parsed in self._side_by_side(partial(self._typed, schema=schema)):
+            if parsed is None:
+                kinds = self._side_by_side(lambda block: _told(self._blocks.parse(block, None).schema))
+                self._schema = unified([schema, *dict.fromkeys(kinds)], self.place)
+                raise TypesWidened
+            yield from parsed
+
+    def _typed(self, block: np.ndarray, schema: pa.Schema) -> list[pa.RecordBatch] | None:
+        """Parse a block; None if it holds values that are not of these types."""
+        try:
+            table = self._blocks.parse(block, schema)
+        except pa.ArrowInvalid:
+            table = self._blocks.parse(block, None)
+        return table.to_batches() if table.schema.equals(schema) else None
+
+    def _side_by_side(self, work: Callable[[np.ndarray], Any]) -> Iterator[Any]:
+        """Do something with each block, on as many threads as there are cores, results in order."""
+        threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        waiting: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(threads, thread_name_prefix="penstock-index") as pool:
+            try:
+                for block in self._blocks:
+                    waiting.append(pool.submit(work, block))
+                    if len(waiting) > threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+def _told(schema: pa.Schema) -> pa.Schema:
+    """Leave dates and the like as the text they are; what holds nothing fits any type."""
+    return pa.schema(
+        [pa.field(each.name, pa.string() if pa.types.is_temporal(each.type) else each.type) for each in schema]
+    )
+
+
+class CsvBlocks:
+    """Records of CSV as RFC 4180 has it, separated by commas or tabs."""
+
+    def __init__(self, file: SourceFile, text_columns: frozenset[str], opener: Any) -> None:
+        self._file, self._text, self._opener = file, text_columns, opener
+        self._header: tuple[list[str], int] | None = None
+
+    def _names(self) -> tuple[list[str], int]:
+        if self._header is None:
+            self._header = csv_header(self._file, self._opener)
+        return self._header
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Read blocks of whole records; the first record, which names the columns, is left out."""
+        start = self._names()[1]
+        for block, end in iter_blocks(self._file, 0, BLOCK_BYTES, self._end, self._opener):
+            whole = block[max(0, start - (end - len(block))) :].copy()
+            if len(whole):
+                yield whole
+
+    def _end(self, buffer: np.ndarray) -> int:
+        end = end_of_last_record(buffer)
+        if end != end_of_last_line(buffer):
+            # A quote that is out of place looks like a field over many lines.
+            refuse_stray_quotes(self._file, buffer[:end])
+        return end
+
+    def parse(self, block: np.ndarray, schema: pa.Schema | None) -> pa.Table:
+        """Parse records; see `Blocks`.
+
+        Raises:
+            BadBlock: without types: they are no CSV, or have too few or too many fields.
+        """
+        import pyarrow.csv as pa_csv
+
+        names = self._names()[0]
+        text = [name for name in names if name in self._text]
+        types = (
+            dict.fromkeys(text, pa.string()) if schema is None else dict(zip(schema.names, schema.types, strict=True))
+        )
+        try:
+            return pa_csv.read_csv(
+                pa.BufferReader(pa.py_buffer(block)),
+                read_options=pa_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
+                parse_options=pa_csv.ParseOptions(delimiter=separator(self._file), newlines_in_values=True),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            if schema is not None:
+                raise
+            raise BadBlock(
+                f"{self._file.place} is not CSV in UTF-8 with the columns {', '.join(names)}: {error}; correct it, or "
+                "write it as JSON lines"
+            ) from error
+
+
+class JsonBlocks:
+    """Objects, a line each, or in one array."""
+
+    def __init__(self, file: SourceFile, opener: Any) -> None:
+        self._file, self._opener = file, opener
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Read lines that are known to be objects."""
+        records = open_records([self._file], on_nan="null", block_bytes=BLOCK_BYTES, opener=self._opener)
+        for batch in records.read():
+            if len(batch.data):
+                yield batch.data.copy()
+
+    def parse(self, block: np.ndarray, schema: pa.Schema | None) -> pa.Table:
+        """Parse lines; see `Blocks`.
+
+        Raises:
+            BadBlock: without types: a field has values of several types.
+        """
+        import pyarrow.json as pa_json
+
+        try:
+            return pa_json.read_json(
+                pa.BufferReader(pa.py_buffer(block)),
+                read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+                parse_options=pa_json.ParseOptions(explicit_schema=schema),
+            )
+        except pa.ArrowInvalid as error:
+            if schema is not None:
+                raise
+            raise BadBlock(f"{self._file.place} is no table: {error}; give each field values of one type") from error
