@@ -8,7 +8,6 @@ an open descriptor, which the system gives back however its owner ends.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from penstock.errors import BadManifest, ObjectMissing, StoreError
+from penstock.node.disk import store_errors as store_errors
 
 LOCK_NAME = ".penstock.lock"
 
@@ -69,29 +69,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def store_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn the system's errors while writing `path` into a StoreError that says what to do."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        converted = StoreError(f"cannot write {os.fspath(path)}: {_advice(Path(path), error)}")
-        converted.errno = error.errno
-        raise converted from error
-
-
-def _advice(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk of {path.parent}; free some, then run the same command again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.strerror}; choose a folder you may write to, or change its permissions"
-    if error.errno == errno.ENOENT:
-        return f"the folder {path.parent} does not exist; create it first"
-    return error.strerror or str(error)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
