@@ -6,13 +6,14 @@ they neither wait as long as a server asks to nor say how often they tried (`req
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
 from penstock.store.requests import Transient
@@ -88,14 +89,25 @@ def _build(scheme: str, root: str, headers: dict[str, str], timeout_s: float, op
         raise ConfigError(f"cannot open {redact(root)}: {_first_line(error)}") from None
 
 
+def begin_range(store: ObjectStore, key: str, start: int, stop: int) -> asyncio.Future[Any]:
+    """Begin to read bytes [start, stop) of an object, fewer if it ends before; on an event loop.
+
+    Half the work of `fetch`, since nothing comes back but the bytes (`to_bytes()` of the result). It fails
+    as obstore does: see `meaning`. Cancelling it ends the request.
+    """
+    import obstore
+
+    return cast("asyncio.Future[Any]", obstore.get_range_async(store, key, start=start, end=stop))
+
+
 async def fetch(
-    store: ObjectStore, key: str, start: int | None, stop: int | None, etag: str | None
+    store: ObjectStore, key: str, start: int | None, stop: int | None, *, described: bool
 ) -> tuple[bytes, Mapping[str, Any] | None]:
     """Read an object, or bytes [start, stop) of it.
 
     Returns:
         The bytes, and the object's description (path, size, e_tag) where it was sent with them: always
-        if `etag` is given or the whole object is read.
+        if `described` is asked for or the whole object is read.
 
     Raises:
         Transient: a failure that may pass.
@@ -104,7 +116,7 @@ async def fetch(
     import obstore
 
     with _in_our_terms():
-        if start is not None and stop is not None and etag is None:
+        if start is not None and stop is not None and not described:
             data = await obstore.get_range_async(store, key, start=start, end=stop)
             return data.to_bytes(), None
         ranged: Any = None if start is None else {"range": (start, stop)}
@@ -170,21 +182,33 @@ def meaning(error: Exception) -> Exception:
     if isinstance(error, exceptions.PreconditionError | exceptions.NotModifiedError):
         return ObjectChanged(reason)
     if isinstance(error, exceptions.NotSupportedError) and "Range" in text:
-        return StoreError("the server answers a request for a range with the whole object; use one that serves ranges")
+        return RangesIgnored(
+            "the server answers a request for a range with the whole object; use one that serves ranges"
+        )
     if not isinstance(error, exceptions.GenericError):
-        return StoreError(reason) if isinstance(error, exceptions.BaseError) else error
+        return StoreError(reason)
     if "169.254.169.254" in text or "InstanceMetadata" in text:
         return AccessDenied("no credentials were found: give them as storage options or in the environment")
     status = re.search(r"status code: (\d{3})", text)
     if status is None:
         return Transient(reason)
     code = int(status[1])
+    if code == 416:
+        return OutsideObject(reason)
     passes = code >= 500 or code in (408, 425, 429)
     return Transient(reason, code) if passes else StoreError(reason)
 
 
 class BucketMissing(ObjectMissing):
     """Not the object is missing but what should hold it."""
+
+
+class RangesIgnored(StoreError):
+    """The server sends the whole object, whatever range is asked for."""
+
+
+class OutsideObject(StoreError):
+    """The range begins where the object has no bytes; an empty object has none anywhere."""
 
 
 def _reason(text: str) -> str:

@@ -15,6 +15,11 @@ GAP_BYTES = 1 << 16
 PART_BYTES = 16 << 20
 """Longest range of one request."""
 
+PIECE_BYTES = 8 << 20
+"""Longest piece of an object that is one of many."""
+WASTE = 0.02
+"""Bytes nobody asked for, as a share of those somebody did, that joining requests of many objects may cost."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
@@ -45,6 +50,35 @@ def coalesce(starts: Sequence[int], stops: Sequence[int], *, gap: int = GAP_BYTE
             joined[-1] = Request(start=last.start, stop=max(stop, last.stop), members=(*last.members, place))
         else:
             joined.append(Request(start=start, stop=stop, members=(place,)))
+    return joined
+
+
+def sparing(starts: Sequence[int], stops: Sequence[int]) -> list[Request]:
+    """Join half-open ranges as `coalesce` does, but so that hardly a byte comes that nobody asked for.
+
+    A joined request is at most PIECE_BYTES long, and of its bytes at most WASTE are in no range. Empty
+    ranges are left out.
+
+    >>> [(r.start, r.stop, r.members) for r in sparing([0, 1000, 2010, 5000], [1000, 2000, 3000, 6000])]
+    [(0, 3000, (0, 1, 2)), (5000, 6000, (3,))]
+    """
+    joined: list[Request] = []
+    used = 0
+    for place in sorted(range(len(starts)), key=starts.__getitem__):
+        start, stop = starts[place], stops[place]
+        if stop <= start:
+            continue
+        last = joined[-1] if joined else None
+        if last is not None:
+            end = max(stop, last.stop)
+            fresh = end - max(start, last.stop)
+            length = end - last.start
+            if length <= PIECE_BYTES and length <= (1 + WASTE) * (used + fresh):
+                joined[-1] = Request(start=last.start, stop=end, members=(*last.members, place))
+                used += fresh
+                continue
+        joined.append(Request(start=start, stop=stop, members=(place,)))
+        used = stop - start
     return joined
 
 

@@ -184,6 +184,14 @@ class RemoteStore:
     def close(self) -> None:
         """Nothing is held but connections, which stores of one root share and which close when idle."""
 
+    def pin(self) -> None:
+        """Settle what the store's URL leaves open, such as the commit that a branch of the Hub is at.
+
+        Raises:
+            StoreError: it can't be found out.
+        """
+        self._pin()
+
     def _pin(self) -> bool:
         """Make a store of the Hub one of the commit that its revision is now; tell whether it is such a store."""
         if self._hub is None:
@@ -212,16 +220,47 @@ class RemoteStore:
         return f"{self._at.key}/{path}" if self._at.key and path else self._at.key or path
 
     async def _get(self, path: str, start: int | None, stop: int | None, etag: str | None) -> bytes:
-        async def request(key: str) -> bytes:
-            data, meta = await objects.fetch(self._connection.client, key, start, stop, etag)
+        data, _ = await self.read(path, start, stop, etag=etag, described=etag is not None)
+        if start is not None and stop is not None and len(data) != stop - start:
+            raise ended_early(f"GET {self._shown(path)}", start, stop, len(data))
+        return data
+
+    async def read(
+        self,
+        path: str,
+        start: int | None,
+        stop: int | None,
+        *,
+        etag: str | None = None,
+        described: bool = False,
+        failed: Exception | None = None,
+    ) -> tuple[bytes, Mapping[str, Any] | None]:
+        """Read an object, or bytes [start, stop) of it, fewer if it ends before; on the background thread.
+
+        Args:
+            path: below the store's URL.
+            start: the first byte; None for all.
+            stop: behind the last.
+            etag: what the object must have, if `described`.
+            described: the object's description is to come along.
+            failed: how a first attempt, made elsewhere, has ended.
+        """
+
+        async def request(key: str) -> tuple[bytes, Mapping[str, Any] | None]:
+            nonlocal failed
+            if failed is not None:
+                first, failed = failed, None
+                raise first
+            data, meta = await objects.fetch(self._connection.client, key, start, stop, described=described)
             if etag is not None and meta is not None and meta["e_tag"] not in (etag, None):
                 raise ObjectChanged(f"it was {etag} when it was opened and is now {meta['e_tag']}")
-            if start is not None and stop is not None and len(data) != stop - start:
-                end = start + len(data)
-                raise StoreError(f"bytes {start:,} to {stop:,} were asked for, but it ends at {end:,}")
-            return data
+            return data, meta
 
         return await self._persist(path, "GET", request)
+
+    def attempt(self, path: str, start: int, stop: int) -> asyncio.Future[Any]:
+        """Make one attempt at bytes [start, stop) of an object, on the background thread; see `objects.begin_range`."""
+        return objects.begin_range(self._connection.client, self._key(path), start, stop)
 
     async def _persist(self, path: str, verb: str, request: Callable[[str], Awaitable[T]]) -> T:
         key = self._key(path)
@@ -283,6 +322,11 @@ class RemoteStore:
 
     def _shown(self, path: str) -> str:
         return f"{self.url}/{path}" if path else self.url
+
+
+def ended_early(what: str, start: int, stop: int, length: int) -> StoreError:
+    """Say that an object has not the bytes that were asked for."""
+    return StoreError(f"{what} failed: bytes {start:,} to {stop:,} were asked for, but it ends at {start + length:,}")
 
 
 def _reopened(place: Place, given: Mapping[str, Any]) -> RemoteStore:

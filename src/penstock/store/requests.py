@@ -14,6 +14,7 @@ import atexit
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ STOP_S = 1.0
 
 T = TypeVar("T")
 _jitter = SystemRandom()
+_FORKED = (
+    "this process was forked from one that had read from a store, and such a child cannot: start it "
+    'with multiprocessing.get_context("spawn") or "forkserver"'
+)
 
 
 class Transient(Exception):
@@ -125,6 +130,52 @@ async def persist(
         await asyncio.sleep(wait_s)
 
 
+class Slots:
+    """The places for requests in flight; used on the background thread only.
+
+    A coroutine holds one with `async with`; who works with callbacks uses `take` and `give`, and is told
+    through `on_free` that a place which nobody waits for has become free.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self.on_free: Callable[[], None] | None = None
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> bool:
+        """Take a place if one is free."""
+        if not self.free:
+            return False
+        self.free -= 1
+        return True
+
+    def give(self) -> None:
+        """Give a place back: to the first who waits, else to whoever comes."""
+        while self._waiting:
+            first = self._waiting.popleft()
+            if not first.done():
+                first.set_result(None)
+                return
+        self.free += 1
+        if self.on_free is not None:
+            self.on_free()
+
+    async def __aenter__(self) -> None:
+        if self.take():
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give()
+
+
 class _Loop:
     """The event loop that carries out this process's requests, begun at its first."""
 
@@ -133,24 +184,30 @@ class _Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._forked = False
-        self._slots: asyncio.Semaphore | None = None
+        self._slots = Slots(MAX_REQUESTS)
+        self._on_stop: list[Callable[[], None]] = []
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self._forked:
             work.close()
-            raise StoreError(
-                "this process was forked from one that had read from a store, and such a child cannot: start it "
-                'with multiprocessing.get_context("spawn") or "forkserver"'
-            )
+        return asyncio.run_coroutine_threadsafe(work, self.running())
+
+    def call_if_begun(self, function: Callable[..., object], *args: object) -> None:
+        with self._lock:
+            if self._loop is not None and not self._forked:
+                self._loop.call_soon_threadsafe(function, *args)
+
+    def running(self) -> asyncio.AbstractEventLoop:
+        if self._forked:
+            raise StoreError(_FORKED)
         with self._lock:
             if self._loop is None:
                 self._start()
             assert self._loop is not None
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            return self._loop
 
     def _start(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._slots = asyncio.Semaphore(MAX_REQUESTS)
         self._thread = threading.Thread(target=_run, args=[self._loop], name="penstock-requests", daemon=True)
         self._thread.start()
         atexit.register(self.stop)
@@ -167,14 +224,18 @@ class _Loop:
             self._loop = None
         if self._forked or loop is None or thread is None:
             return
+        for hook in self._on_stop:
+            loop.call_soon_threadsafe(hook)
         asyncio.run_coroutine_threadsafe(_cancel_all(), loop).add_done_callback(
             lambda _: loop.call_soon_threadsafe(loop.stop)
         )
         thread.join(STOP_S)
 
-    def slots(self) -> asyncio.Semaphore:
-        assert self._slots is not None
+    def slots(self) -> Slots:
         return self._slots
+
+    def on_stop(self, hook: Callable[[], None]) -> None:
+        self._on_stop.append(hook)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -211,6 +272,21 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def slots() -> asyncio.Semaphore:
+def call(function: Callable[..., object], *args: object) -> None:
+    """Call a function on the background thread, soon. Raises as `begin`."""
+    _loop.running().call_soon_threadsafe(function, *args)
+
+
+def call_if_begun(function: Callable[..., object], *args: object) -> None:
+    """Call a function on the background thread, soon, if this process has begun one and not ended it."""
+    _loop.call_if_begun(function, *args)
+
+
+def slots() -> Slots:
     """The places for requests in flight, to be held by each while it is; only on the background thread."""
     return _loop.slots()
+
+
+def on_stop(hook: Callable[[], None]) -> None:
+    """Have a function called on the background thread before it ends with the interpreter."""
+    _loop.on_stop(hook)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from penstock.store.urls import parse_url
+from penstock.store.urls import Place, parse_url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +85,11 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
     Raises:
         ConfigError: an unknown scheme or option.
     """
-    place = parse_url(url)
+    return open_place(parse_url(url), **storage_options)
+
+
+def open_place(place: Place, **storage_options: Any) -> Store:
+    """Open the objects below a URL that is taken apart already; see `open_store`."""
     if place.scheme == "file":
         from penstock.store.local import LocalStore
 

@@ -1,0 +1,276 @@
+"""All trips under way in this process: begun as places and memory allow, repeated, doubled, handed over.
+
+    Delivery ──waiting──▶ start ──▶ an attempt ──▶ unpack ──▶ Delivery.arrived ──▶ the caller's thread
+                            ▲           │ fails                │ more trips
+                            └───────────┴─ a task with patience┘
+
+Everything here runs on the background thread, as callbacks without a task per request: at thousands of
+requests a second a task costs as much as the request. Two bounds hold. Requests in flight share the
+process's places. Bytes in flight and bytes that nobody has taken are at most `max_bytes`, but each
+delivery may always have one request under way, so none waits for another's reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from queue import SimpleQueue
+from time import monotonic
+from typing import Any
+
+from penstock.errors import StoreError
+from penstock.store import requests
+from penstock.store.objects import OutsideObject, RangesIgnored, meaning
+from penstock.store.pace import FLOOR_S
+from penstock.store.trips import Trip, Whole
+from penstock.store.wanted import Piece
+
+WATCH_S = FLOOR_S / 4
+LEARNING = 1 / 32
+
+
+class Delivery:
+    """What one caller has asked for: the trips that wait, and the way to the caller's thread.
+
+    Args:
+        trips: what to fetch, most urgent first.
+        max_bytes: bound on bytes in flight and not taken, in this process.
+        max_requests: bound on this delivery's requests in flight.
+    """
+
+    def __init__(self, trips: list[Trip], max_bytes: int, max_requests: int) -> None:
+        self.waiting = deque(trips)
+        self.max_bytes, self.max_requests = max_bytes, max_requests
+        self.under_way: dict[Trip, None] = {}
+        """In the order they were begun."""
+        self.arrived: list[Piece] = []
+        self.queue: SimpleQueue[list[Piece] | BaseException | None] = SimpleQueue()
+        """Lists of pieces; None: there will be no more; an error of ours, to be raised."""
+        self.given_bytes = 0
+        """Written by the background thread only."""
+        self.taken_bytes = 0
+        """Written by the caller's thread only."""
+        self.seen_bytes = 0
+        """How much of what was taken is accounted for."""
+        self.closed = False
+
+
+class Transfers:
+    """The one instance is `transfers`."""
+
+    def __init__(self) -> None:
+        self._open: dict[Delivery, None] = {}
+        """Deliveries that are not closed: they may hold bytes."""
+        self._queue: dict[Delivery, None] = {}
+        """Those of them that have trips to begin, first come first."""
+        self._held_bytes = 0
+        self._watching = False
+        self.starved = False
+        """A delivery waits for bytes to be taken: whoever takes some calls `pump`."""
+        self._slots = requests.slots()
+        self._slots.on_free = self.pump
+        requests.on_stop(self._stop)
+
+    def add(self, delivery: Delivery) -> None:
+        """Begin a delivery."""
+        self._open[delivery] = None
+        self._queue[delivery] = None
+        self.pump()
+        if not self._watching:
+            self._watching = True
+            asyncio.get_running_loop().call_later(WATCH_S, self._watch)
+
+    def drop(self, delivery: Delivery) -> None:
+        """End a delivery: cancel what is under way, forget what waits."""
+        if delivery.closed:
+            return
+        delivery.closed = True
+        self._open.pop(delivery, None)
+        self._queue.pop(delivery, None)
+        delivery.waiting.clear()
+        for trip in list(delivery.under_way):
+            self._finish(delivery, trip)
+            for future in (trip.running, trip.hedge):
+                if future is not None:
+                    future.cancel()
+        self._held_bytes -= delivery.given_bytes - delivery.seen_bytes
+        delivery.queue.put(None)
+        self.pump()
+
+    def _stop(self) -> None:
+        for delivery in list(self._open):
+            self.drop(delivery)
+
+    def pump(self) -> None:
+        """Begin what places and memory allow, the deliveries that came first before the others."""
+        if self._queue:
+            for delivery in list(self._queue):
+                if not self._begin(delivery):
+                    return
+
+    def _begin(self, delivery: Delivery) -> bool:
+        """Begin what a delivery may; tell whether there are places left for others."""
+        waiting = delivery.waiting
+        while waiting and len(delivery.under_way) < delivery.max_requests:
+            trip = waiting[0]
+            if self._held_bytes + trip.expected > delivery.max_bytes and not self._may_hold(delivery, trip):
+                return True
+            quick = trip.source.direct and trip.quick
+            if quick and not self._slots.take():
+                return False
+            waiting.popleft()
+            self._held_bytes += trip.expected
+            delivery.under_way[trip] = None
+            if quick:
+                self._attempt(delivery, trip)
+            else:
+                self._persist(delivery, trip, None)
+        if not waiting:
+            self._queue.pop(delivery, None)
+        return True
+
+    def _may_hold(self, delivery: Delivery, trip: Trip) -> bool:
+        """Tell whether a trip's bytes have room, now that what was taken meanwhile is counted."""
+        # Set before the counts are read: who takes bytes after that sees it and calls `pump`.
+        self.starved = True
+        for each in self._open:
+            taken = each.taken_bytes
+            self._held_bytes -= taken - each.seen_bytes
+            each.seen_bytes = taken
+        nothing_held = not delivery.under_way and delivery.given_bytes == delivery.seen_bytes
+        room = nothing_held or self._held_bytes + trip.expected <= delivery.max_bytes
+        self.starved = not room
+        return room
+
+    def _attempt(self, delivery: Delivery, trip: Trip) -> None:
+        """Make an attempt, the place for which is taken: the first, or one beside it."""
+        assert trip.start is not None
+        assert trip.stop is not None
+        try:
+            future = trip.source.attempt(trip.path, trip.start, trip.stop)
+        except (ValueError, OSError) as error:
+            # A name that no store can have is refused at once.
+            self._slots.give()
+            self._persist(delivery, trip, meaning(error))
+            return
+        if trip.running is None:
+            trip.began = monotonic()
+            trip.running = future
+        else:
+            trip.hedge = future
+        future.add_done_callback(partial(self._done, delivery, trip))
+
+    def _done(self, delivery: Delivery, trip: Trip, future: asyncio.Future[Any]) -> None:
+        """Take up how an attempt has ended."""
+        self._slots.give()
+        if trip not in delivery.under_way:
+            # It was dropped, or lost against its double.
+            return
+        error = None if future.cancelled() else future.exception()
+        other = trip.hedge if future is trip.running else trip.running
+        if error is not None or future.cancelled():
+            if other is not None and not other.done():
+                return
+            self._failed(delivery, trip, error)
+            return
+        if other is not None:
+            other.cancel()
+        trip.source.pace(trip.expected).finished(monotonic() - trip.began)
+        self._unpack(delivery, trip, future.result().to_bytes(), None)
+
+    def _failed(self, delivery: Delivery, trip: Trip, error: BaseException | None) -> None:
+        failure = meaning(error) if isinstance(error, Exception) else StoreError("the request was cancelled")
+        if type(trip) is Whole and isinstance(failure, RangesIgnored | OutsideObject):
+            trip.source.ranges = trip.source.ranges and not isinstance(failure, RangesIgnored)
+            trip.ask_for_all()
+            self._persist(delivery, trip, None)
+        else:
+            self._persist(delivery, trip, failure)
+
+    def _persist(self, delivery: Delivery, trip: Trip, failure: Exception | None) -> None:
+        """Carry a trip out with patience, in a task of its own."""
+        task = asyncio.get_running_loop().create_task(
+            trip.source.read(trip.path, trip.start, trip.stop, etag=trip.etag, described=trip.described, failed=failure)
+        )
+        trip.running, trip.hedge = task, None
+        task.add_done_callback(partial(self._persisted, delivery, trip))
+
+    def _persisted(self, delivery: Delivery, trip: Trip, task: asyncio.Task[Any]) -> None:
+        if task.cancelled() or trip not in delivery.under_way:
+            if trip in delivery.under_way:
+                self._give_up(delivery, trip, StoreError(f"{trip.source.shown(trip.path)}: the request was cancelled"))
+            return
+        error = task.exception()
+        if error is None:
+            self._unpack(delivery, trip, *task.result())
+        elif isinstance(error, StoreError):
+            self._give_up(delivery, trip, error)
+        else:
+            delivery.queue.put(error)
+            self.drop(delivery)
+
+    def _unpack(self, delivery: Delivery, trip: Trip, data: bytes, meta: Any) -> None:
+        source = trip.source
+        if type(trip) is Whole:
+            source.mean_bytes += (len(data) - source.mean_bytes) * LEARNING
+        try:
+            pieces, more = trip.unpack(data, meta)
+        except StoreError as error:
+            self._give_up(delivery, trip, error)
+            return
+        if more:
+            delivery.waiting.extendleft(reversed(more))
+            self._queue[delivery] = None
+        self._finish(delivery, trip)
+        if pieces:
+            size = sum(len(piece.data) for piece in pieces)
+            delivery.given_bytes += size
+            self._held_bytes += size
+            self._hand_over(delivery, pieces)
+        self.pump()
+
+    def _give_up(self, delivery: Delivery, trip: Trip, error: StoreError) -> None:
+        self._finish(delivery, trip)
+        pieces = [Piece(number, 0, b"", True, 0, None, error) for number in trip.numbers()]
+        if pieces:
+            self._hand_over(delivery, pieces)
+        self.pump()
+
+    def _finish(self, delivery: Delivery, trip: Trip) -> None:
+        del delivery.under_way[trip]
+        self._held_bytes -= trip.expected
+
+    def _hand_over(self, delivery: Delivery, pieces: Any) -> None:
+        """Give pieces to the caller's thread, all that one turn of the loop brings at once."""
+        if not delivery.arrived:
+            asyncio.get_running_loop().call_soon(self._flush, delivery)
+        delivery.arrived.extend(pieces)
+
+    def _flush(self, delivery: Delivery) -> None:
+        pieces, delivery.arrived = delivery.arrived, []
+        delivery.queue.put(pieces)
+
+    def _watch(self) -> None:
+        """Double the requests that take far longer than their peers."""
+        if not self._open:
+            self._watching = False
+            return
+        asyncio.get_running_loop().call_later(WATCH_S, self._watch)
+        now = monotonic()
+        for delivery in self._open:
+            for trip in list(delivery.under_way):
+                age = now - trip.began
+                if age < FLOOR_S:
+                    break
+                if trip.hedge is None and not isinstance(trip.running, asyncio.Task):
+                    self._double(delivery, trip, age)
+
+    def _double(self, delivery: Delivery, trip: Trip, age_s: float) -> None:
+        pace = trip.source.pace(trip.expected)
+        if age_s >= pace.slow_s() and self._slots.free and pace.may_double():
+            self._slots.take()
+            self._attempt(delivery, trip)
+
+
+transfers = Transfers()

@@ -1,0 +1,307 @@
+"""Requests that carry what is wanted: which bytes each asks for, and whose pieces its answer is cut into.
+
+    Wanted … ──trips()──▶ Trip … ──(a request)──▶ bytes ──unpack()──▶ Piece …, more trips
+
+No I/O. A trip asks for at most PIECE_BYTES, so that what is in memory is bounded and what fails, fails
+alone. An object of unknown length is asked for as its first PIECE_BYTES: an answer that is shorter is
+all of it, and costs one hand-over where a described answer costs two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import ObjectChanged, StoreError
+from penstock.store.ranges import PIECE_BYTES, parts, sparing
+from penstock.store.wanted import Piece, Wanted
+
+if TYPE_CHECKING:
+    from penstock.store.sources import Source
+
+OVERLAP = 4096
+"""Bytes of a first piece that are asked for again with the second: the object is still the same if they are."""
+
+
+class Trip:
+    """One request: bytes [start, stop) of an object, or all of it where both are None.
+
+    Args:
+        source: where the object is.
+        path: which it is, below the source.
+        start: the first byte.
+        stop: behind the last.
+        expected: bytes that will probably come.
+        described: the object's size and etag are to come along.
+    """
+
+    __slots__ = ("began", "described", "expected", "hedge", "path", "running", "source", "start", "stop")
+
+    def __init__(
+        self,
+        source: Source,
+        path: str,
+        start: int | None,
+        stop: int | None,
+        expected: int,
+        described: bool = False,
+    ) -> None:
+        self.source, self.path, self.start, self.stop = source, path, start, stop
+        self.expected, self.described = expected, described
+        self.began = 0.0
+        self.running: Any = None
+        self.hedge: Any = None
+
+    @property
+    def etag(self) -> str | None:
+        """What the object must have."""
+        return None
+
+    @property
+    def quick(self) -> bool:
+        """Whether single attempts suffice: for a range without a description."""
+        return not self.described
+
+    def numbers(self) -> Sequence[int]:
+        """Say which Wanted need this trip."""
+        raise NotImplementedError
+
+    def unpack(self, data: bytes, meta: Mapping[str, Any] | None) -> tuple[Sequence[Piece], Sequence[Trip]]:
+        """Cut an answer into pieces, and say which trips it has shown to be needed.
+
+        Raises:
+            StoreError: it is not what was asked for.
+        """
+        raise NotImplementedError
+
+
+class Whole(Trip):
+    """An object that is probably short enough for one piece."""
+
+    __slots__ = ("number", "want")
+
+    def __init__(self, source: Source, path: str, number: int, want: Wanted) -> None:
+        known = want.size
+        # One byte more than there should be shows whether there is more, and one less whether there is less.
+        stop = PIECE_BYTES if known is None else known + 1
+        expected = int(source.mean_bytes) if known is None else known
+        super().__init__(source, path, 0, stop, expected, want.etag is not None)
+        self.number, self.want = number, want
+
+    @property
+    def etag(self) -> str | None:
+        """What the object must have."""
+        return self.want.etag
+
+    @property
+    def quick(self) -> bool:
+        """Whether single attempts suffice."""
+        if not self.source.ranges:
+            self.ask_for_all()
+        return not self.described and self.start is not None
+
+    def ask_for_all(self) -> None:
+        """Ask for no range: the server ignores them, or the object is empty."""
+        self.start = self.stop = None
+
+    def numbers(self) -> Sequence[int]:
+        """Say which Wanted need this trip."""
+        return (self.number,)
+
+    def unpack(self, data: bytes, meta: Mapping[str, Any] | None) -> tuple[Sequence[Piece], Sequence[Trip]]:
+        """Cut an answer into pieces; see `Trip`."""
+        size = len(data)
+        known = self.want.size
+        if known is not None:
+            if meta is not None:
+                _check_size(self, known, meta["size"])
+            elif size != known:
+                raise _changed(self, known, f"{size:,}" if size < known else "more")
+        elif size == PIECE_BYTES and self.start is not None and (meta is None or meta["size"] > size):
+            return self._proves_long(data)
+        tag = meta["e_tag"] if meta is not None else None
+        if size <= PIECE_BYTES:
+            return (Piece(self.number, 0, data, True, size, tag),), ()
+        # A server that ignores ranges has sent it in one.
+        cuts = parts(0, size, PIECE_BYTES)
+        return [Piece(self.number, at, data[at:end], end == size, size, tag) for at, end in cuts], ()
+
+    def _proves_long(self, data: bytes) -> tuple[Sequence[Piece], Sequence[Trip]]:
+        long = Long(self.number, self.want)
+        long.head = data
+        begin = PIECE_BYTES - OVERLAP
+        return (), (Part(self.source, self.path, begin, begin + PIECE_BYTES, long),)
+
+
+class Ranges(Trip):
+    """Ranges of one object that lie so close together that they travel as one."""
+
+    __slots__ = ("members", "tag")
+
+    def __init__(
+        self, source: Source, path: str, start: int, stop: int, members: Sequence[tuple[int, int, int]], tag: str | None
+    ) -> None:
+        super().__init__(source, path, start, stop, stop - start, tag is not None)
+        self.members, self.tag = members, tag
+
+    @property
+    def etag(self) -> str | None:
+        """What the object must have."""
+        return self.tag
+
+    def numbers(self) -> Sequence[int]:
+        """Say which Wanted need this trip."""
+        return [number for number, _, _ in self.members]
+
+    def unpack(self, data: bytes, meta: Mapping[str, Any] | None) -> tuple[Sequence[Piece], Sequence[Trip]]:
+        """Cut an answer into pieces; see `Trip`."""
+        assert self.start is not None
+        assert self.stop is not None
+        base, tag = self.start, meta["e_tag"] if meta is not None else None
+        if len(self.members) == 1 and len(data) == self.stop - base:
+            return (Piece(self.members[0][0], 0, data, True, len(data), tag),), ()
+        found = []
+        for number, start, stop in self.members:
+            own = data[start - base : stop - base]
+            error = None
+            if len(own) != stop - start:
+                error = self.source.ended_early(self.path, start, stop, max(0, base + len(data) - start))
+            found.append(Piece(number, 0, b"" if error else own, True, 0 if error else len(own), tag, error))
+        return found, ()
+
+
+class Long:
+    """What comes in several pieces, and what must be the same in all of their answers."""
+
+    __slots__ = ("base", "etag", "head", "left", "number", "over", "size", "want")
+
+    def __init__(self, number: int, want: Wanted, base: int = 0, size: int | None = None) -> None:
+        self.number, self.want, self.base, self.size = number, want, base, size
+        self.left = size
+        """Bytes that have not come."""
+        self.etag = want.etag
+        self.head = b""
+        """The first piece, held until the second says how long the object is."""
+        self.over = False
+        """It has failed: what still comes of it is nobody's."""
+
+
+class Part(Trip):
+    """A piece of something long."""
+
+    __slots__ = ("long",)
+
+    def __init__(self, source: Source, path: str, start: int, stop: int, long: Long) -> None:
+        super().__init__(source, path, start, stop, stop - start, described=True)
+        self.long = long
+
+    @property
+    def etag(self) -> str | None:
+        """What the object must have."""
+        return self.long.etag
+
+    def numbers(self) -> Sequence[int]:
+        """Say which Wanted need this trip."""
+        if self.long.over:
+            return ()
+        self.long.over = True
+        return (self.long.number,)
+
+    def unpack(self, data: bytes, meta: Mapping[str, Any] | None) -> tuple[Sequence[Piece], Sequence[Trip]]:
+        """Cut an answer into pieces; see `Trip`."""
+        long = self.long
+        if long.over:
+            return (), ()
+        assert self.start is not None
+        assert self.stop is not None
+        more: Sequence[Trip] = ()
+        pieces: list[Piece] = []
+        start = self.start
+        if meta is not None:
+            if long.etag is not None and meta["e_tag"] not in (long.etag, None):
+                raise _other(self, long.etag, meta["e_tag"])
+            long.etag = long.etag or meta["e_tag"]
+            if long.want.size is not None:
+                _check_size(self, long.want.size, meta["size"])
+        if long.size is None:
+            assert meta is not None
+            if data[:OVERLAP] != long.head[-OVERLAP:]:
+                raise _other(self, "other bytes", "these")
+            long.size = long.left = meta["size"]
+            pieces.append(self._piece(0, long.head))
+            start, data, long.head = PIECE_BYTES, data[OVERLAP:], b""
+            rest = parts(min(self.stop, long.size), long.size, PIECE_BYTES)
+            more = [Part(self.source, self.path, at, end, long) for at, end in rest if end > at]
+        if len(data) != min(self.stop, long.base + long.size) - start:
+            raise self.source.ended_early(self.path, start, self.stop, len(data))
+        pieces.append(self._piece(start - long.base, data))
+        return pieces, more
+
+    def _piece(self, offset: int, data: bytes) -> Piece:
+        long = self.long
+        assert long.size is not None
+        assert long.left is not None
+        long.left -= len(data)
+        return Piece(long.number, offset, data, long.left == 0, long.size, long.etag)
+
+
+def trips(wanted: Sequence[Wanted], find: Callable[[str], tuple[Source, str]], numbers: Sequence[int]) -> list[Trip]:
+    """Plan the requests for what is wanted, in the order of `numbers`; what is of no bytes needs none.
+
+    Args:
+        wanted: all of it.
+        find: gives a URL's source and path.
+        numbers: which of it to plan for.
+    """
+    planned: list[Trip] = []
+    ranged: dict[tuple[str, str | None], list[int]] = {}
+    for number in numbers:
+        want = wanted[number]
+        if want.start is not None:
+            ranged.setdefault((want.url, want.etag), []).append(number)
+            continue
+        source, path = find(want.url)
+        if want.size is not None and want.size > PIECE_BYTES:
+            planned += _long(source, path, Long(number, want, 0, want.size))
+        else:
+            planned.append(Whole(source, path, number, want))
+    for (url, tag), members in ranged.items():
+        source, path = find(url)
+        spans = [_span(wanted[number]) for number in members]
+        for request in sparing([span[0] for span in spans], [span[1] for span in spans]):
+            own = [(members[place], *spans[place]) for place in request.members]
+            if request.stop - request.start > PIECE_BYTES:
+                number = own[0][0]
+                long = Long(number, wanted[number], request.start, request.stop - request.start)
+                planned += _long(source, path, long)
+            else:
+                planned.append(Ranges(source, path, request.start, request.stop, own, tag))
+    return planned
+
+
+def _span(want: Wanted) -> tuple[int, int]:
+    assert want.start is not None
+    assert want.stop is not None
+    return want.start, want.stop
+
+
+def _long(source: Source, path: str, long: Long) -> list[Trip]:
+    assert long.size is not None
+    cuts = parts(long.base, long.base + long.size, PIECE_BYTES)
+    return [Part(source, path, start, stop, long) for start, stop in cuts]
+
+
+def _check_size(trip: Trip, known: int, found: int) -> None:
+    if known != found:
+        raise _changed(trip, known, f"{found:,}")
+
+
+def _changed(trip: Trip, known: int, found: str) -> StoreError:
+    return ObjectChanged(
+        f"{trip.source.shown(trip.path)} has {found} bytes, where {known:,} were recorded: the object changed, or the "
+        "record is wrong. Make the index again"
+    )
+
+
+def _other(trip: Trip, known: str, found: str) -> StoreError:
+    return ObjectChanged(f"{trip.source.shown(trip.path)} changed while it was read: it had {known}, and now {found}")
