@@ -12,9 +12,9 @@ the source says now.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,20 @@ import orjson
 import pyarrow as pa
 
 from penstock.errors import BadBlock, BadManifest, ConfigError, FormatError, ObjectChanged, ObjectMissing, StoreError
-from penstock.formats.files import atomic_write, digest, lock_folder, read_json, store_errors, write_json
+from penstock.formats.files import LOCK_NAME, digest, read_json, store_errors, write_json
 from penstock.index.keys import check_keys, fingerprint_of
-from penstock.index.rows import MappedRows, map_rows
-from penstock.index.scan import Source, TypesWidened, conform, nearest, open_source
+from penstock.index.leading import leading
+from penstock.index.parquet import ParquetSource
+from penstock.index.parquet_rows import ParquetRows
+from penstock.index.rows import MappedRows, Rows, map_rows, write_batches
+from penstock.index.scan import Source, TypesWidened, conform, nearest
+from penstock.index.sources import open_source
+from penstock.index.sql import run_query
 from penstock.index.table import Index
 from penstock.types import check_int
 
 VERSION = 1
 _MANIFEST = "index.json"
-_POLL_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,7 @@ class Choice:
 
 
 def build_index(
-    src: str | os.PathLike[str] | Source,
+    src: Any,
     *,
     folder: str | os.PathLike[str],
     index_col_name: str = "index",
@@ -90,7 +94,7 @@ def build_index(
     """Make the index of a source, or find the one that this node has made of it.
 
     Args:
-        src: see `open_source`; or a source of your own.
+        src: see `sources.open_source`; or a source of your own.
         folder: where indexes of this node lie; made if missing. Nothing else is written there.
         index_col_name: the column of the keys, which become text.
         columns: columns that have to be there.
@@ -118,10 +122,10 @@ def build_index(
     if max_size is not None:
         check_int("max_size", max_size, minimum=1)
     text = {choice.key, *choice.columns}
-    source = (
-        open_source(src, text_columns=text, storage_options=storage_options)
-        if isinstance(src, str | os.PathLike)
-        else src
+    source: Source = (
+        src
+        if hasattr(src, "batches")
+        else open_source(src, key=choice.key, text_columns=text, storage_options=storage_options)
     )
     question = digest(orjson.dumps([VERSION, source.place, source.base, repr(choice)]))
     place = Path(folder) / question
@@ -131,33 +135,9 @@ def build_index(
         return found
     with store_errors(place):
         place.mkdir(parents=True, exist_ok=True)
-    with _leading(place, timeout_s):
+    with leading(place, timeout_s):
         found = _built(place, source, choice, signature)
         return _build(place, source, choice, signature) if found is None else found
-
-
-@contextmanager
-def _leading(folder: Path, timeout_s: float) -> Iterator[None]:
-    """Be the one process that builds in a folder, once whoever is before us has ended."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        lock = lock_folder(folder)
-        try:
-            lock.__enter__()
-            break
-        except StoreError as error:
-            if error.errno is not None:
-                raise
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"another process has been building the index in {folder} for more than {timeout_s:g} s: see "
-                    "whether it still works, or give it longer (timeout_s)"
-                ) from None
-        time.sleep(_POLL_S)
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _built(folder: Path, source: Source, choice: Choice, signature: list[Any]) -> Index | None:
@@ -166,7 +146,7 @@ def _built(folder: Path, source: Source, choice: Choice, signature: list[Any]) -
         manifest = read_json(folder / _MANIFEST)
         if manifest.get("version") != VERSION or manifest["signature"] != signature:
             return None
-        rows = MappedRows(folder / manifest["rows"])
+        rows: Rows = _in_place(folder, source, choice, manifest["rows"]) or MappedRows(folder / manifest["rows"])
         if len(rows) != manifest["count"]:
             return None
     except (ObjectMissing, BadManifest, BadBlock, KeyError, AttributeError):
@@ -175,19 +155,22 @@ def _built(folder: Path, source: Source, choice: Choice, signature: list[Any]) -
 
 
 def _build(folder: Path, source: Source, choice: Choice, signature: list[Any]) -> Index:
+    before = {path.name for path in folder.iterdir()} - {LOCK_NAME}
     name = f"rows-{digest(orjson.dumps(signature))}.arrow"
-    before = {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
-    write_rows(source, choice, folder / name)
-    rows = map_rows(str(folder / name))
-    keys = rows.column(choice.key)
+    path = folder / name
     try:
-        if not len(rows):
-            raise ConfigError(f"{source.place} has no rows, so there is nothing to index")
-        check_keys(keys, choice.key, source.place)
+        rows: Rows | None = _in_place(folder, source, choice, name)
+        if isinstance(rows, ParquetRows):
+            rows.write_keys()
+        else:
+            write_rows(source, choice, path)
+            rows = MappedRows(path)
+        keys = rows.column(choice.key)
+        _check(source, choice, keys)
         if source.signature() != signature:
             raise ObjectChanged(f"{source.place} changed while it was read; build the index again when it is complete")
     except (ConfigError, FormatError, StoreError):
-        (folder / name).unlink(missing_ok=True)
+        _remove(path)
         raise
     fingerprint = fingerprint_of(keys, rows.schema.names)
     manifest = {
@@ -199,29 +182,93 @@ def _build(folder: Path, source: Source, choice: Choice, signature: list[Any]) -
     }
     write_json(folder / _MANIFEST, manifest)
     for old in before - {name, _MANIFEST}:
-        with suppress(FileNotFoundError):
-            (folder / old).unlink()
-    return Index(MappedRows(folder / name), key=choice.key, base=source.base, fingerprint=fingerprint)
+        _remove(folder / old)
+    return Index(rows, key=choice.key, base=source.base, fingerprint=fingerprint)
+
+
+def _in_place(folder: Path, source: Source, choice: Choice, name: str) -> ParquetRows | None:
+    """Take the rows of a local Parquet file from where they lie, unless a query changes them."""
+    if not isinstance(source, ParquetSource) or source.file.url is not None or choice.sql_query is not None:
+        return None
+    schema = choice.columns_of(source.schema, source.place)
+    return ParquetRows(source.file, schema, key=choice.key, folder=folder / name, count=choice.max_size)
+
+
+def _check(source: Source, choice: Choice, keys: pa.ChunkedArray) -> None:
+    if not len(keys):
+        why = "has no rows" if choice.sql_query is None else f"has no rows that sql_query selects: {choice.sql_query}"
+        raise ConfigError(f"{source.place} {why}; there is nothing to index")
+    check_keys(keys, choice.key, source.place)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder of an index, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_rows(source: Source, choice: Choice, path: Path) -> None:
-    """Write what is wanted of a source to an Arrow file, in one pass, a batch in memory at a time."""
+    """Write what is wanted of a source to an Arrow file, a batch in memory at a time; a query sees all of it."""
+    if choice.sql_query is None:
+        _write(source, choice.columns_of, path, choice.max_size)
+        return
+    # A query may read its table more than once, so that lies on the disk.
+    whole = path.with_suffix(".whole")
+    _write(source, _whole, whole)
+    try:
+        with _query(source, choice.sql_query, whole) as selected:
+            _write(selected, choice.columns_of, path, choice.max_size)
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def _whole(schema: pa.Schema, place: str) -> pa.Schema:
+    return schema
+
+
+class _Selected:
+    """The rows that a query gives, as a source of rows."""
+
+    def __init__(self, source: Source, reader: Any) -> None:
+        self.place, self.base, self.signature = source.place, source.base, source.signature
+        self._reader = reader
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._reader.schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self._reader
+
+
+@contextmanager
+def _query(source: Source, query: str, path: Path) -> Iterator[_Selected]:
+    rows = map_rows(str(path))
+    with run_query(query, pa.Table.from_batches(rows.batches, rows.schema), path.parent) as reader:
+        yield _Selected(source, reader)
+
+
+def _write(
+    source: Source, columns_of: Callable[[pa.Schema, str], pa.Schema], path: Path, most: int | None = None
+) -> None:
     while True:
-        schema = choice.columns_of(source.schema, source.place)
+        schema = columns_of(source.schema, source.place)
         try:
-            _write(source, schema, choice, path)
+            write_batches(path, schema, (conform(batch, schema) for batch in _first(source.batches(), most)))
         except TypesWidened:
             continue
         return
 
 
-def _write(source: Source, schema: pa.Schema, choice: Choice, path: Path) -> None:
-    left = choice.max_size
-    with atomic_write(path) as file, pa.OSFile(file.name, "wb") as out, pa.ipc.new_file(out, schema) as writer:
-        for batch in source.batches():
-            part = batch if left is None else batch.slice(0, left)
-            writer.write_batch(conform(part, schema))
-            if left is not None:
-                left -= len(part)
-                if not left:
-                    return
+def _first(batches: Iterator[pa.RecordBatch], most: int | None) -> Iterator[pa.RecordBatch]:
+    """Take so many rows."""
+    left = most
+    for batch in batches:
+        part = batch if left is None else batch[:left]
+        yield part
+        if left is not None:
+            left -= len(part)
+            if not left:
+                return

@@ -130,9 +130,3 @@ def fingerprint_of(keys: pa.ChunkedArray, columns: list[str]) -> str:
         lengths.update(np.diff(starts).astype("<i8").data)
     names = "\0".join(sorted(columns)).encode()
     return blake2b(texts.digest() + lengths.digest() + names, digest_size=16).hexdigest()
-
-
-def as_text(keys: pa.Array | pa.ChunkedArray) -> Any:
-    """Give keys as text, whatever type their source has for them."""
-    kind = keys.type
-    return keys if pa.types.is_string(kind) or pa.types.is_large_string(kind) else keys.cast(pa.string())

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import BadBlock, ObjectMissing
+from penstock.formats.files import atomic_write
 
 Row = dict[str, Any]
 Reader = Callable[[int], Any]
@@ -52,39 +54,40 @@ class Rows(Protocol):
 
 
 class BatchRows:
-    """The rows of some record batches.
+    """The rows of some record batches, each of them given when it is first needed.
 
     Args:
         schema: what all of them have.
-        batches: in order.
+        ends: int64 [k], ascending: where each batch ends.
+        batch: gives the batch of a number.
     """
 
-    def __init__(self, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> None:
-        self._schema = schema
-        self._batches = [batch for batch in batches if len(batch)]
-        self._ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
-        self._starts = np.concatenate([np.zeros(1, np.int64), self._ends])
+    def __init__(self, schema: pa.Schema, ends: np.ndarray, batch: Callable[[int], pa.RecordBatch]) -> None:
+        self.schema, self.ends = schema, ends
+        self._batch = batch
+        self._starts = np.concatenate([np.zeros(1, np.int64), ends])
         self._readers: dict[int, list[tuple[str, Reader]]] = {}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._schema, self._batches)
+    @staticmethod
+    def of(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> BatchRows:
+        """Make rows of batches that are there."""
+        full = [batch for batch in batches if len(batch)]
+        return BatchRows(schema, np.cumsum([len(batch) for batch in full], dtype=np.int64), full.__getitem__)
 
-    @property
-    def schema(self) -> pa.Schema:
-        """Names and types of the columns."""
-        return self._schema
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).of, (self.schema, self.batches)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self._starts[-1])
 
     @property
-    def batches(self) -> Sequence[pa.RecordBatch]:
+    def batches(self) -> list[pa.RecordBatch]:
         """All of them, in order."""
-        return self._batches
+        return [self._batch(number) for number in range(len(self.ends))]
 
     def rows(self, ids: np.ndarray) -> list[Row]:
         """Read rows as Python values; see `Rows`."""
-        numbers = np.searchsorted(self._ends, ids, "right")
+        numbers = np.searchsorted(self.ends, ids, "right")
         known = self._readers
         return [
             {name: read(row) for name, read in known.get(number) or self._readers_of(number)}
@@ -92,15 +95,15 @@ class BatchRows:
         ]
 
     def _readers_of(self, number: int) -> list[tuple[str, Reader]]:
-        batch = self._batches[number]
+        batch = self._batch(number)
         names = batch.schema.names
         found = self._readers[number] = [(name, reader(batch.column(i))) for i, name in enumerate(names)]
         return found
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Give a column whole, without a copy."""
-        field = self._schema.field(name)
-        return pa.chunked_array([batch.column(name) for batch in self._batches], type=field.type)
+        field = self.schema.field(name)
+        return pa.chunked_array([batch.column(name) for batch in self.batches], type=field.type)
 
 
 class MappedRows:
@@ -154,11 +157,18 @@ def map_rows(path: str) -> BatchRows:
     """
     try:
         reader = pa.ipc.open_file(pa.memory_map(path, "r"))
-        return BatchRows(reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)])
+        return BatchRows.of(reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)])
     except FileNotFoundError as error:
         raise ObjectMissing(f"{path} does not exist") from error
     except (pa.ArrowException, OSError) as error:
         raise BadBlock(f"{path} cannot be read as an Arrow file: {error}; remove it, it will be made again") from error
+
+
+def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write an Arrow file to be mapped; it is there when all of it is."""
+    with atomic_write(path) as file, pa.OSFile(file.name, "wb") as out, pa.ipc.new_file(out, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def reader(array: pa.Array) -> Reader:

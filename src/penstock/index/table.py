@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ConfigError
-from penstock.index.keys import fingerprint_of
-from penstock.index.rows import Row, Rows
+from penstock.index.keys import check_keys, fingerprint_of
+from penstock.index.rows import BatchRows, Row, Rows
 from penstock.index.scan import nearest
+from penstock.index.sql import run_query
 from penstock.plan.permutation import permute
 from penstock.seeds import key as seed_key
 from penstock.types import check_int
@@ -125,6 +126,29 @@ class Index:
         if len(np.unique(numbers)) != len(numbers):
             raise ConfigError(f"take was given {len(numbers):,} rows, some of them twice; an index has each row once")
         return Index(self._rows, key=self._key, base=self._base, ids=numbers)
+
+    def select(self, sql: str) -> Index:
+        """Make an index of what a query gives, in memory: rows of its own, its order, its columns.
+
+        Args:
+            sql: one SELECT of DuckDB's SQL, from the table `dataframe`.
+
+        Raises:
+            ConfigError: the query is wrong, gives no rows, or no column of the keys.
+            FormatError: a key is missing in what it gives, or there twice.
+        """
+        table = pa.table({name: self.column(name) for name in self.columns})
+        with run_query(sql, table) as reader:
+            batches = list(reader)
+        if self._key not in reader.schema.names:
+            raise ConfigError(
+                f"the query gives no column {self._key!r} of the keys: {nearest(self._key, reader.schema.names)}"
+            )
+        rows = BatchRows.of(reader.schema, batches)
+        if not len(rows):
+            raise ConfigError(f"the query gives no rows: {sql}")
+        check_keys(rows.column(self._key), self._key, "the result of the query")
+        return Index(rows, key=self._key, base=self._base)
 
     def split(
         self, val_ratio: float | None = None, *, val_count: int | None = None, seed: int = 0

@@ -1,0 +1,160 @@
+"""A local Parquet file as an index's rows, where it lies.
+
+A row group can't be read but whole, and a shuffle asks for rows of all of them at once. So a row group that
+is asked for is decoded once per node, to an Arrow file that all processes map; those nobody asks for are not
+touched. What is decoded can be made again at any time, and is removed with the index.
+
+    a.parquet ──row group 7, when one of its rows is wanted──▶ FOLDER/00007/rows.arrow, mapped
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.errors import ObjectChanged
+from penstock.formats.files import store_errors
+from penstock.formats.sources import SourceFile, source_file
+from penstock.index.leading import leading
+from penstock.index.parquet import BATCH_ROWS, open_parquet
+from penstock.index.rows import BatchRows, MappedRows, Row, map_rows, write_batches
+from penstock.index.scan import conform
+
+_FILE = "rows.arrow"
+_TIMEOUT_S = 600.0
+_MOST_THREADS = 8
+
+
+class ParquetRows:
+    """The rows of a local Parquet file; see `penstock.index.rows.Rows`.
+
+    Args:
+        file: which, as it was when the index was made.
+        schema: the columns wanted, by name, and the types they shall have; null where the file has none.
+        key: which of them is the key; its values lie in the folder, in an Arrow file of their own.
+        folder: where row groups are decoded to.
+        count: rows to take, from the first. None: all.
+    """
+
+    def __init__(
+        self, file: SourceFile, schema: pa.Schema, *, key: str, folder: str | os.PathLike[str], count: int | None = None
+    ) -> None:
+        self.file, self.schema, self._key, self._folder, self._count = file, schema, key, Path(folder), count
+        with open_parquet(file, {}) as table:
+            sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+        batches = [-(-size // BATCH_ROWS) for size in sizes]
+        self._groups = np.repeat(np.arange(len(sizes)), batches)  # [k], the row group of each batch
+        self._first = np.cumsum([0, *batches])  # [g + 1], the first batch of each row group
+        ends = np.cumsum(
+            [min(BATCH_ROWS, size - at) for size in sizes for at in range(0, size, BATCH_ROWS)], dtype=np.int64
+        )
+        if count is not None:
+            ends = np.minimum(ends, count)
+            ends = ends[: int(np.searchsorted(ends, count)) + 1]
+        self._rows = BatchRows(schema, ends, self._batch)
+        self._mapped: dict[int, Sequence[pa.RecordBatch]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.file, self.schema, self._key, self._folder, self._count)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self, ids: np.ndarray) -> list[Row]:
+        """Read rows as Python values, decoding the row groups that none was read of before; see `Rows`."""
+        if len(self._mapped) < len(self._first) - 1:
+            groups = np.unique(self._groups[np.searchsorted(self._rows.ends, ids, "right")])
+            self._decode([group for group in groups.tolist() if group not in self._mapped])
+        return self._rows.rows(ids)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Give a column whole: the key mapped, another one decoded."""
+        if name == self._key:
+            whole = MappedRows(self._folder / _FILE).column(name)
+        else:
+            whole = pa.chunked_array(list(self._column(name)), type=self.schema.field(name).type)
+        return whole[: len(self)]
+
+    def _column(self, name: str) -> Iterator[pa.Array]:
+        wanted = pa.schema([self.schema.field(name)])
+        with open_parquet(self.file, {}) as table:
+            for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[name]):
+                yield conform(batch, wanted).column(0)
+
+    def write_keys(self) -> pa.ChunkedArray:
+        """Decode the keys, which are all that has to be looked at before rows can be used."""
+        wanted = pa.schema([self.schema.field(self._key)])
+        with store_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        keys = (pa.RecordBatch.from_arrays([part], schema=wanted) for part in self._column(self._key))
+        write_batches(self._folder / _FILE, wanted, keys)
+        return self.column(self._key)
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        group = int(self._groups[number])
+        return self._map(group)[number - int(self._first[group])]
+
+    def _decode(self, groups: list[int]) -> None:
+        """Decode row groups side by side."""
+        if len(groups) > 1:
+            with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+                list(pool.map(self._map, groups))
+        elif groups:
+            self._map(groups[0])
+
+    def _map(self, group: int) -> Sequence[pa.RecordBatch]:
+        found = self._mapped.get(group)
+        if found is None:
+            path = self._folder / f"{group:05d}" / _FILE
+            if not path.exists():
+                self._write(group, path)
+            found = self._mapped[group] = map_rows(str(path)).batches
+        return found
+
+    def _write(self, group: int, path: Path) -> None:
+        with store_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with leading(path.parent, _TIMEOUT_S):
+            if path.exists():
+                return
+            with open_parquet(self.file, {}) as table:
+                names = [name for name in table.schema_arrow.names if name in self.schema.names]
+                batches = table.iter_batches(
+                    batch_size=BATCH_ROWS, row_groups=[group], columns=names, use_threads=False
+                )
+                write_batches(path, self.schema, (conform(batch, self.schema) for batch in _evenly(batches)))
+            if source_file(self.file.path).signature[1:] != self.file.signature[1:]:
+                path.unlink()
+                raise ObjectChanged(
+                    f"{self.file.place} changed since its index was made: build the index again, and go on with that"
+                )
+
+
+def _evenly(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join batches that are short before the end: a batch's place says which rows it has."""
+    waiting = list[pa.RecordBatch]()
+    for batch in batches:
+        if not waiting and len(batch) == BATCH_ROWS:
+            yield batch
+            continue
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= BATCH_ROWS:
+            whole = _joined(waiting)
+            yield whole[:BATCH_ROWS]
+            waiting = [whole[BATCH_ROWS:]] if len(whole) > BATCH_ROWS else []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def _reopened(file: SourceFile, schema: pa.Schema, key: str, folder: Path, count: int | None) -> ParquetRows:
+    return ParquetRows(file, schema, key=key, folder=folder, count=count)
