@@ -10,16 +10,14 @@ but what is being read.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from penstock.errors import ConfigError, FormatError
-from penstock.formats.sources import RECORD_KINDS, SourceFile, find_files
-from penstock.store.urls import is_url, redact
+from penstock.errors import FormatError
+from penstock.formats.sources import SourceFile
 
 
 class Source(Protocol):
@@ -53,42 +51,10 @@ class TypesWidened(Exception):
     """A source without types, such as CSV, has values that its guess of them does not hold."""
 
 
-def open_source(
-    src: str | os.PathLike[str], *, text_columns: Iterable[str] = (), storage_options: Mapping[str, Any] | None = None
-) -> Source:
-    """Find out what a source is; little or nothing of it is read.
-
-    Args:
-        src: a .csv, .tsv, .json, .jsonl, .parquet or .arrow file, or the URL of one; text also as .gz or .zst.
-        text_columns: columns that are text though they look like numbers, where the source has no types.
-        storage_options: see `open_store`.
-
-    Raises:
-        ConfigError: it is nothing that can be indexed.
-        ObjectMissing, AccessDenied, StoreUnavailable: see `open_store`.
-    """
-    return open_table(_find_table(os.fspath(src), storage_options or {}), text_columns, storage_options)
-
-
-def _find_table(src: str, storage_options: Mapping[str, Any]) -> SourceFile:
-    if is_url(src):
-        from penstock.formats.remote_sources import find_remote
-
-        files = find_remote(src, TABLE_KINDS, **storage_options)
-    else:
-        files = find_files(src, TABLE_KINDS)
-    if len(files) != 1:
-        raise ConfigError(f"{redact(src)} holds {len(files):,} tables; an index is made of one: name the file")
-    return files[0]
-
-
-TABLE_KINDS = {suffix: kind for suffix, kind in RECORD_KINDS.items() if kind != "text"}
-
-
 def open_table(
     file: SourceFile, text_columns: Iterable[str] = (), storage_options: Mapping[str, Any] | None = None
 ) -> Source:
-    """Open one table file as a source of rows; see `open_source`."""
+    """Open one table file as a source of rows; see `sources.open_source`."""
     options = dict(storage_options or {})
     if file.kind == "parquet":
         from penstock.index.parquet import ParquetSource
