@@ -57,6 +57,56 @@ class Broken(Fetching):
         return super().fetch(ids)
 
 
+class Remote(Fetching):
+    """Tells, in each sample, how many hints had come before it was fetched and whether it was among them.
+
+    Its samples leave it through a chain of `transforms` that the loader runs, fail to be fetched where `broken` says
+    how often, and are got anew after `discard`.
+    """
+
+    transforms = ()
+
+    def __init__(self, size: int = 20, *, broken: dict[int, int] | None = None, again: bool = True, **settings) -> None:
+        super().__init__(size, arrays=False)
+        self.again = again
+        self.failures_left = dict(broken or {})
+        self.hinted: dict[tuple[int, int], int] = {}
+        self.discarded: list[int] = []
+        self.fetched: list[int] = []
+        self.__dict__.update(settings)
+
+    def prefetch(self, ids: np.ndarray, epochs: np.ndarray) -> None:
+        for id_, epoch in zip(ids.tolist(), epochs.tolist(), strict=True):
+            self.hinted[epoch, id_] = self.hinted.get((epoch, id_), 0) + 1
+
+    def fetch(self, ids: np.ndarray, epochs: np.ndarray):
+        return [self._row(id_, epoch) for id_, epoch in zip(ids.tolist(), epochs.tolist(), strict=True)]
+
+    def discard(self, id_: int) -> bool:
+        self.discarded.append(id_)
+        return self.again
+
+    def _row(self, id_: int, epoch: int):
+        self.fetched.append(id_)
+        if self.failures_left.get(id_, 0):
+            self.failures_left[id_] -= 1
+            return ConnectionError(f"sample {id_} did not arrive")
+        return {
+            "id": id_,
+            "epoch": epoch,
+            "hints": len(self.hinted),
+            "times": self.hinted.get((epoch, id_), 0),
+            "pid": os.getpid(),
+        }
+
+
+class Unhintable(Remote):
+    """Fails to take a hint."""
+
+    def prefetch(self, ids: np.ndarray, epochs: np.ndarray) -> None:
+        raise TimeoutError("the index does not answer")
+
+
 class Blocks(Fetching):
     """Samples in blocks of given sizes, with lengths."""
 

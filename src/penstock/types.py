@@ -88,11 +88,19 @@ class Dataset(Protocol):
     """Samples by id: what every dataset of penstock offers and the loader makes use of.
 
     `fetch` is the hot path: one call for many ids, its I/O concurrent, its result either a list of
-    samples or a dict of arrays whose row i belongs to `ids[i]` and to nothing else in the call.
+    samples or a dict of arrays whose row i belongs to `ids[i]` and to nothing else in the call. In a
+    list, an exception may stand in the place of a sample that failed, so that the others are not lost with it.
     Optional members: `block_ends` (int64, for shuffles that respect locality), `lengths` (int64,
     for buckets and packing), `collate` (list of samples → batch, where stacking will not do), `inline`
     (True: `fetch` is a mere memory copy, so working ahead in threads would not pay), `filters` (True: a sample
-    that is None is left out, counted as "filtered").
+    that is None is left out, counted as "filtered"), `transforms` (a tuple: `fetch` runs none of them, the loader
+    runs them before its own).
+
+    A dataset whose samples come from afar has `prefetch(ids)`: a hint, which returns at once, of what will be
+    fetched soon. Its `discard(id)` throws away what is kept of a sample that failed, and tells whether it can be got
+    anew. Where `fetch` or `prefetch` has a parameter `epochs`, it is given the epoch of each id, int64 [n].
+    `on_error`, `shuffle_seed`, `num_downloading_workers` and `prefetch_tickets`, unless None, are what a loader
+    does if it is not told otherwise.
 
     A dataset with `fetch` promises that threads may call it at the same time. A plain torch
     map-style dataset (`__len__` and `__getitem__`) is accepted wherever this is.

@@ -28,7 +28,7 @@ from torch_subjects import Endless
         ({"shuffle": 1}, "shuffle must be one of .*; got 1"),
         ({"shuffle": "window"}, "shuffle='window' needs dataset.block_ends, Plain has none: use 'global'"),
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
-        ({"seed": None}, r"seed must be an integer >= 0, got None \(NoneType\)"),
+        ({"seed": 1.5}, r"seed must be an integer >= 0, got 1.5"),
         ({"drop_last": "no"}, "drop_last must be one of True, False; got 'no'"),
         ({"remainder": "wrap"}, "remainder must be one of None, 'short', 'drop', 'pad', 'carry'; got 'wrap'"),
         ({"drop_last": True, "remainder": "pad"}, "drop_last=True and remainder='pad' contradict each other"),

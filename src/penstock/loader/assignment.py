@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from penstock.errors import ConfigError
-from penstock.loader.engine import Delivery, Walk, planned
+from penstock.loader.engine import Delivery, planned
+from penstock.loader.hints import Walk
 from penstock.loader.recipe import Made
 from penstock.loader.state import read_state, write_state
 from penstock.loader.worker import ShareAt

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from penstock.errors import SampleError
+from penstock.loader.hints import Walk
 from penstock.loader.recipe import Made, Recipe, is_table
 from penstock.loader.tickets import Lane, Ticket
 from penstock.loader.transfer import Mover, as_steps, as_tensors, count_bytes
@@ -25,9 +26,6 @@ MAX_GROUP_STEPS = 16
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 """Steps whose arrays one inline call may gather ahead; a group this large still fits in a core's cache."""
 
-
-Walk = Callable[[Cursor], Iterator[Share]]
-"""From a cursor to this rank's shares, in order: a plan's, or chunks as they are claimed."""
 
 Delivery = tuple[Any, Share, int, int, int, Made | None]
 """One batch, the share and step it is, its samples, its bytes, and what went wrong on the way (None where nothing can

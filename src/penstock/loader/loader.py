@@ -19,6 +19,7 @@ from penstock.errors import ConfigError, LoaderClosed
 from penstock.loader.assignment import Assignment, Planned
 from penstock.loader.claims import Claimed, StopAfter
 from penstock.loader.engine import Engine, InlineEngine, LaneEngine, run_ahead
+from penstock.loader.hints import Hints, hinted
 from penstock.loader.processes import ProcessLane
 from penstock.loader.recipe import Policy, Recipe
 from penstock.loader.settings import (
@@ -30,6 +31,10 @@ from penstock.loader.settings import (
     check_timeout,
     check_transforms,
     check_workers,
+    choose_policy,
+    choose_prefetch,
+    choose_seed,
+    choose_shuffle,
     refuse_for_claims,
     refuse_unknown,
 )
@@ -60,19 +65,22 @@ class StreamingDataLoader:
         dataset: `__len__` and `__getitem__`, or `fetch` (see `penstock.Dataset`).
         batch_size: samples per batch of this rank.
         shuffle: False, True or "global" (all samples), or "window" (near ones stay near; needs `dataset.block_ends`).
-        seed: key of all randomness: order, transforms' `rng`, substitutes.
+            None: True for a dataset that has a `shuffle_seed`, else False.
+        seed: key of all randomness: order, transforms' `rng`, substitutes. None: the dataset's `shuffle_seed`, else 0.
         drop_last: True is `remainder="drop"`.
         remainder: the last, incomplete global batch is handed out "short" (default), "drop"ped, "pad"ded from the
             epoch's start, or "carry"-filled from the next epoch.
         num_workers: threads or processes that work ahead; 0 works in the trainer's thread. "auto": 0 for datasets that
             say `inline = True` (their fetch is a memory copy) and for plain map-style ones, else two threads per core,
-            at most eight.
+            at most eight; a dataset's own `num_downloading_workers` comes first.
         worker_type: "thread", "process" (fresh interpreters, never forked), or "auto": threads for datasets with
             `fetch`, whose contract makes it safe, processes for all others. It changes speed, never data.
-        prefetch: batches prepared ahead, by all workers together. None: two per worker. Without workers only arrays are
-            gathered ahead, a few MB at most.
-        transform: sample → sample, or a list of such. One with a parameter `rng` gets a generator keyed to the sample.
-            A list or generator it returns adds several samples to the batch; None leaves the sample out.
+        prefetch: batches prepared ahead, by all workers together. None: the dataset's `prefetch_tickets`, else two per
+            worker. Without workers only arrays are gathered ahead, a few MB at most. A dataset with `prefetch` is told
+            what comes at least that far ahead, and some hundred samples.
+        transform: sample → sample, or a list of such, run after the dataset's own `transforms`. One with a parameter
+            `rng` gets a generator keyed to the sample. A list or generator it returns adds several samples to the
+            batch; None leaves the sample out.
         collate_fn: list of samples → batch. None: the dataset's own `collate`, else they are stacked, as torch does.
         pin_memory: copy batches to pinned memory; only where there is CUDA.
         device: copy batches there; with CUDA the copy overlaps the trainer's work.
@@ -82,7 +90,8 @@ class StreamingDataLoader:
         length_bucket: samples per bucket of like length (needs `dataset.lengths`); the global batch size or a multiple
             of it wastes least padding. It is part of the order, so it stays when the world changes.
         on_error: a sample that fails "raise"s a SampleError, is "skip"ped (its batch is smaller by one), or
-            "substitute"d by another; counted in `stats`, listed in `stats.quarantine`.
+            "substitute"d by another; counted in `stats`, listed in `stats.quarantine`. None: as the dataset's own
+            `on_error` says, else "raise".
         assignment: "plan": the order above says who reads what. "claim": this process claims chunks of the dataset from
             `tracker`, as others that train it do, and each is completed exactly once an epoch. Batches never cross
             chunks, `shuffle=True` shuffles inside each, and there is no `len()`. See the guide "claims".
@@ -111,8 +120,8 @@ class StreamingDataLoader:
         dataset: Any,
         batch_size: int | None = None,
         *,
-        shuffle: bool | Literal["global", "window"] | None = False,
-        seed: int = 0,
+        shuffle: bool | Literal["global", "window"] | None = None,
+        seed: int | None = None,
         drop_last: bool = False,
         remainder: Remainder | None = None,
         num_workers: int | Literal["auto"] = "auto",
@@ -126,7 +135,7 @@ class StreamingDataLoader:
         global_batch_size: int | None = None,
         window: int = 16,
         length_bucket: int | None = None,
-        on_error: Policy = "raise",
+        on_error: Policy | None = None,
         assignment: Literal["plan", "claim"] = "plan",
         tracker: ChunkTracker | None = None,
         dataset_chunk_size: int = 4000,
@@ -139,11 +148,13 @@ class StreamingDataLoader:
             refuse_unknown(unknown, inspect.signature(StreamingDataLoader).parameters)
         self.dataset = dataset
         self.batch_size = batch_size
-        self.seed = check_int("seed", seed, minimum=0)
+        self.seed = choose_seed(seed, dataset)
+        shuffle = choose_shuffle(shuffle, dataset)
         self.timeout = check_timeout(timeout)
         self.stats = LoaderStats()
         self._workers, self._worker_type = check_workers(dataset, num_workers, worker_type)
-        self._prefetch = 2 * max(1, self._workers) if prefetch is None else check_int("prefetch", prefetch, minimum=1)
+        self._prefetch = choose_prefetch(prefetch, dataset, self._workers)
+        on_error = choose_policy(on_error, dataset)
         check_choice("on_error", on_error, get_args(Policy))
         if world is not None and not isinstance(world, World):
             raise ConfigError(f"world must be a penstock.World, got {world!r}")
@@ -155,7 +166,7 @@ class StreamingDataLoader:
             check_int("global_batch_size", global_batch_size, minimum=1)
         transforms = check_transforms(transform)
         check_collate(collate_fn)
-        self._recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=seed)
+        self._recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=self.seed)
         check_choice("pin_memory", pin_memory, (True, False))
         self._pin_memory = pin_memory
         self._device = check_device(device)
@@ -169,14 +180,14 @@ class StreamingDataLoader:
                 block_sizes=block_sizes_of(dataset),
                 chunk_size=check_int("dataset_chunk_size", dataset_chunk_size, minimum=1),
                 batch_size=self.batch_size or 1,
-                shuffle_seed=seed if shuffle else None,
+                shuffle_seed=self.seed if shuffle else None,
                 remainder="drop" if leftover == "drop" else "short",
             )
             self._assignment = Claimed(
                 dataset,
                 tracker,
                 plan,
-                seed=seed,
+                seed=self.seed,
                 stop_after=stop_after,
                 uneven=uneven,
                 world=self._world,
@@ -185,8 +196,8 @@ class StreamingDataLoader:
         else:
             self._assignment = Planned(
                 dataset,
-                build_order(dataset, shuffle, seed, window, length_bucket),
-                seed=seed,
+                build_order(dataset, shuffle, self.seed, window, length_bucket),
+                seed=self.seed,
                 remainder=leftover,
                 batch_size=self.batch_size,
                 global_batch_size=global_batch_size,
@@ -324,9 +335,13 @@ class StreamingDataLoader:
         if self._engine is not None and self._engine_pid == os.getpid():
             self._world.check()
             return self._engine
-        walk, recipe = self._assignment.walk(), self._recipe
+        walk, recipe, steps = self._assignment.walk(), self._recipe, self._prefetch
         self._world.check()
+        takes_hints = callable(getattr(self.dataset, "prefetch", None))
         if self._workers == 0:
+            if takes_hints:
+                hints = Hints(self.dataset)
+                walk = hinted(walk, lambda share: hints([share]), steps_ahead=steps, steps_taken=0)
             self._engine = InlineEngine(walk, recipe)
         else:
             lane = (
@@ -334,7 +349,9 @@ class StreamingDataLoader:
                 if self._worker_type == "thread"
                 else ProcessLane(recipe, self._assignment.share_at(), self._workers)
             )
-            self._engine = LaneEngine(walk, recipe, lane, ahead=self._prefetch, timeout=self.timeout)
+            if takes_hints:
+                walk = hinted(walk, lane.tell, steps_ahead=1, steps_taken=steps)
+            self._engine = LaneEngine(walk, recipe, lane, ahead=steps, timeout=self.timeout)
         self._engine_pid = os.getpid()
         self._finalizer = weakref.finalize(self, _close_in, self._engine_pid, self._engine)
         return self._engine

@@ -25,7 +25,8 @@ from penstock.errors import ConfigError, LoaderClosed, LoaderTimeout, WorkerDied
 from penstock.loader.recipe import Made, Recipe
 from penstock.loader.sharing import SlabReader, Wire, anonymous_file
 from penstock.loader.tickets import CLOSED_MEANWHILE, Ticket
-from penstock.loader.worker import NotGuarded, ShareAt
+from penstock.loader.worker import HINT, NotGuarded, ShareAt
+from penstock.plan.plan import Cursor, Share
 
 CLOSE_WITHIN_S = 0.8
 SEND_WITHIN_S = 30.0
@@ -45,6 +46,8 @@ class _Worker:
     wire: Wire
     slabs: SlabReader = field(default_factory=SlabReader)
     tickets: dict[int, Ticket] = field(default_factory=dict)
+    told: int = 0
+    """Steps it was told of and has not been given yet."""
 
 
 class ProcessLane:
@@ -58,6 +61,7 @@ class ProcessLane:
         self._name = type(recipe.dataset).__name__
         self._done: dict[int, Made | BaseException] = {}
         self._backlog: deque[Ticket] = deque()
+        self._told: dict[Cursor, _Worker] = {}
         self._stale: set[int] = set()
         self._closed = False
         self._selector = selectors.DefaultSelector()
@@ -71,8 +75,20 @@ class ProcessLane:
         finally:
             os.close(payload)
 
+    def tell(self, share: Share) -> None:
+        """Tell workers which steps they will be given: what one fetches ahead is of no use to the others."""
+        cursors: dict[int, list[Cursor]] = {}
+        for step in range(len(share.ids)):
+            worker = min(self._workers, key=lambda worker: len(worker.tickets) + worker.told)
+            cursor = Cursor(epoch=share.epoch, samples=share.start + step * share.taken)
+            self._told[cursor] = worker
+            worker.told += 1
+            cursors.setdefault(worker.index, []).append(cursor)
+        for index, own in cursors.items():
+            self._send(self._workers[index], HINT, own)
+
     def submit(self, ticket: Ticket) -> None:
-        """Hand a ticket to the worker that owes least, or keep it until one has room."""
+        """Hand a ticket to the worker that was told of it or owes least, or keep it until that one has room."""
         self._backlog.append(ticket)
         self._feed()
 
@@ -102,7 +118,9 @@ class ProcessLane:
         """Forget all tickets; results still to come are dropped when they arrive."""
         self._done.clear()
         self._backlog.clear()
+        self._told.clear()
         for worker in self._workers:
+            worker.told = 0
             self._stale.update(worker.tickets)
 
     def close(self) -> None:
@@ -128,14 +146,22 @@ class ProcessLane:
     def _feed(self) -> None:
         """Send what waits, as far as workers have room for it."""
         while self._backlog:
-            worker = min(self._workers, key=lambda worker: len(worker.tickets))
+            ticket = self._backlog[0]
+            told = self._told.get(ticket.cursor) if self._told else None
+            worker = told or min(self._workers, key=lambda worker: len(worker.tickets))
             if len(worker.tickets) >= MAX_OWED:
                 return
-            ticket = self._backlog.popleft()
+            self._backlog.popleft()
+            if told is not None:
+                del self._told[ticket.cursor]
+                told.told -= 1
             worker.tickets[ticket.number] = ticket
-            # A worker that is gone is reported by `result`, with all that it owed.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                worker.wire.send((ticket.number, ticket.cursor, worker.slabs.released()), timeout=SEND_WITHIN_S)
+            self._send(worker, ticket.number, ticket.cursor)
+
+    def _send(self, worker: _Worker, number: int, content: Cursor | list[Cursor]) -> None:
+        # A worker that is gone is reported by `result`, with all that it owed.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            worker.wire.send((number, content, worker.slabs.released()), timeout=SEND_WITHIN_S)
 
     def _receive(self, worker: _Worker, timeout: float) -> None:
         """Read one message of a worker."""

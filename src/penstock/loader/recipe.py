@@ -9,9 +9,8 @@ processes. It decides nothing about order; given (epoch, ids) its result is alwa
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeGuard
@@ -19,7 +18,8 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 
 from penstock.errors import ConfigError, SampleError
-from penstock.seeds import rng, uniform
+from penstock.seeds import uniform
+from penstock.transforms.chain import Chain, takes
 from penstock.transforms.collate import stack
 
 Policy = Literal["raise", "skip", "substitute"]
@@ -67,9 +67,8 @@ class Recipe:
 
     Args:
         dataset: `fetch(ids)`, or `__getitems__`, or `__getitem__`: the first there is.
-        transforms: applied in turn to each sample. One that has a parameter `rng` is given a
-            `numpy.random.Generator` keyed to (seed, epoch, id, its place in the chain). It returns a sample, a list
-            or generator of samples (fan-out), or None (the sample is left out, reason "filtered").
+        transforms: applied in turn to each sample, after the dataset's own `transforms` if it has any: one chain, see
+            `transforms.chain`. A sample of which nothing comes out is left out, reason "filtered".
         collate: list of samples → batch, handed out as it is. None: the dataset's own `collate`, else
             `transforms.collate.stack`; a dict of arrays from `fetch` is a batch already. Their arrays become tensors.
         on_error: what a failing sample leads to.
@@ -86,13 +85,16 @@ class Recipe:
         seed: int = 0,
     ) -> None:
         self.dataset = dataset
-        self.transforms = [(transform, _takes_rng(transform)) for transform in transforms]
+        self.chain = Chain((*transforms_of(dataset), *transforms), seed=seed)
         self.gives_arrays = collate is None
-        self.keeps_arrays = collate is None and not self.transforms and not hasattr(dataset, "collate")
+        self.keeps_arrays = collate is None and not self.chain and not hasattr(dataset, "collate")
         self.collate: Callable[[list[Any]], Any] = getattr(dataset, "collate", stack) if collate is None else collate
         self.on_error = on_error
         self.seed = seed
         self._filters = bool(getattr(dataset, "filters", False))
+        self._fetches = hasattr(dataset, "fetch")
+        self._by_epoch = self._fetches and takes(dataset.fetch, "epochs")
+        self._discard: Callable[[int], bool] | None = getattr(dataset, "discard", None)
 
     def make(self, epochs: int | np.ndarray, ids: np.ndarray) -> Made:
         """Make the batch of ids, int64 [b], all of one epoch or each of its own, int64 [b].
@@ -105,7 +107,7 @@ class Recipe:
     def part(self, epochs: int | np.ndarray, ids: np.ndarray) -> Part:
         """Fetch and transform some of a step's ids."""
         try:
-            rows = self._fetch(ids)
+            rows = self._fetch(epochs, ids)
         except Exception as error:  # noqa: BLE001 - a dataset may raise anything; the policy decides what it means
             return self._one_by_one(epochs, ids, error)
         self._check_count(rows, len(ids))
@@ -113,7 +115,7 @@ class Recipe:
             if self.keeps_arrays:
                 return Part(rows=rows)
             rows = _as_samples(rows, len(ids))
-        if not self.transforms and not (self._filters and None in rows):
+        if not self.chain and not (self._filters and None in rows) and not self._any_failed(rows):
             return Part(rows=rows)
         part = Part(rows=[])
         for epoch, id_, sample in zip(_each(epochs, ids), ids.tolist(), rows, strict=True):
@@ -138,13 +140,19 @@ class Recipe:
             raise self._error(int(ids[0]), "collate", error, f"samples {_shown(ids)}") from error
         return Made(batch=batch, num_samples=len(rows), failures=failures, substitutes=substitutes)
 
-    def _fetch(self, ids: np.ndarray) -> Rows:
+    def _fetch(self, epochs: int | np.ndarray, ids: np.ndarray) -> Rows:
         dataset = self.dataset
+        if self._by_epoch:
+            return dataset.fetch(ids, epochs=each_epoch(epochs, ids))
         if (fetch := getattr(dataset, "fetch", None)) is not None:
             return fetch(ids)
         if (getitems := getattr(dataset, "__getitems__", None)) is not None:
             return getitems(ids.tolist())
         return [dataset[id_] for id_ in ids.tolist()]
+
+    def _any_failed(self, rows: Sequence[Any]) -> bool:
+        """Whether `fetch` gave an error in the place of a sample."""
+        return self._fetches and any(issubclass(kind, Exception) for kind in set(map(type, rows)))
 
     def _check_count(self, rows: Rows, count: int) -> None:
         """Refuse an answer that is not one row per id: which sample is which would be anyone's guess."""
@@ -162,7 +170,7 @@ class Recipe:
 
     def _one_by_one(self, epochs: int | np.ndarray, ids: np.ndarray, error: Exception) -> Part:
         """Find out which sample a failed call was about, and apply the policy to that one only."""
-        if len(ids) == 1 and self.on_error == "raise":
+        if len(ids) == 1 and self.on_error == "raise" and self._discard is None:
             raise self._error(int(ids[0]), "fetch", error) from error
         part = Part(rows=[])
         for epoch, id_ in zip(_each(epochs, ids), ids.tolist(), strict=True):
@@ -172,7 +180,7 @@ class Recipe:
     def _sample(self, epoch: int, id_: int) -> list[Any]:
         """Fetch and transform one sample alone."""
         try:
-            rows = self._fetch(np.array([id_]))
+            rows = self._fetch(epoch, np.array([id_]))
         except Exception as error:
             raise self._error(id_, "fetch", error) from error
         self._check_count(rows, 1)
@@ -181,23 +189,30 @@ class Recipe:
 
     def _transform(self, epoch: int, id_: int, sample: Any) -> list[Any]:
         """Run the chain on one sample: none (filtered), one, or several come out."""
+        if isinstance(sample, Exception):
+            raise self._error(id_, "fetch", sample) from sample
         if sample is None and self._filters:
             return []
-        samples = [_own(sample)] if self.transforms else [sample]
         try:
-            for place, (transform, takes_rng) in enumerate(self.transforms):
-                keyed = {"rng": rng(self.seed, "transform", epoch, id_, place)} if takes_rng else {}
-                samples = [out for one in samples for out in _fanned(transform(one, **keyed))]
+            return self.chain(sample, epoch, id_)
         except Exception as error:
             raise self._error(id_, "transform", error) from error
-        return samples
+
+    def _tried(self, epoch: int, id_: int, make: Callable[[], list[Any]]) -> list[Any]:
+        """Make one sample; a dataset that can get it anew, having thrown away what it kept of it, does so once."""
+        try:
+            return make()
+        except SampleError:
+            if self._discard is None or not self._discard(id_):
+                raise
+        return self._sample(epoch, id_)
 
     def _settle(self, part: Part, epoch: int, id_: int, make: Callable[[], list[Any]]) -> None:
         """Add what `make` gives to the part, or apply the policy to its failure."""
         rows = part.rows
         assert isinstance(rows, list)
         try:
-            samples = make()
+            samples = self._tried(epoch, id_, make)
             if samples:
                 rows.extend(samples)
                 return
@@ -220,7 +235,7 @@ class Recipe:
         for attempt in range(MAX_FAILED_SUBSTITUTES + MAX_FILTERED_SUBSTITUTES):
             other = uniform(self.seed, "substitute", epoch, id_, attempt) % size
             try:
-                if samples := self._sample(epoch, other):
+                if samples := self._tried(epoch, other, partial(self._sample, epoch, other)):
                     return samples, other
                 tried.append("filtered")
             except SampleError as error:
@@ -247,25 +262,23 @@ class Recipe:
         return SampleError(message, dataset=name, key=id_, stage=stage, reason=reason)
 
 
+def transforms_of(dataset: Any) -> tuple[Callable[..., Any], ...]:
+    """List the transforms that a dataset leaves to whoever reads it: a tuple, beside a `fetch` that runs none of them.
+
+    Those of other map-style datasets, torchvision's say, are run by their own `__getitem__`.
+    """
+    transforms = getattr(dataset, "transforms", ())
+    return transforms if isinstance(transforms, tuple) and hasattr(dataset, "fetch") else ()
+
+
+def each_epoch(epochs: int | np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Give the epoch of every id, int64 [n]."""
+    return np.full(len(ids), epochs, np.int64) if isinstance(epochs, int) else epochs
+
+
 def _each(epochs: int | np.ndarray, ids: np.ndarray) -> list[int]:
     """List the epoch of every id."""
     return [epochs] * len(ids) if isinstance(epochs, int) else epochs.tolist()
-
-
-def _takes_rng(transform: Callable[..., Any]) -> bool:
-    try:
-        return "rng" in inspect.signature(transform).parameters
-    except (ValueError, TypeError):  # built-ins without a signature
-        return False
-
-
-def _fanned(result: Any) -> Sequence[Any]:
-    """List what a transform gave: nothing, one sample, or several."""
-    if result is None:
-        return ()
-    if isinstance(result, Iterator):
-        return list(result)
-    return result if isinstance(result, list) else (result,)
 
 
 def _as_samples(rows: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
@@ -286,16 +299,6 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 def is_table(rows: Any) -> TypeGuard[dict[str, np.ndarray]]:
     """Whether rows are arrays that can be cut and joined."""
     return isinstance(rows, dict) and all(isinstance(values, np.ndarray) for values in rows.values())
-
-
-def _own(sample: Any) -> Any:
-    """Give a transform arrays of its own, to change in place: those of `fetch` may share memory, as labels do."""
-    if not isinstance(sample, dict):
-        return sample
-    return {
-        name: value.copy() if isinstance(value, np.ndarray) and value.base is not None else value
-        for name, value in sample.items()
-    }
 
 
 def _height(rows: Mapping[str, Any]) -> int:

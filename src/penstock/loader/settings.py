@@ -111,6 +111,47 @@ def refuse_for_claims(shuffle: Any, remainder: Remainder, global_batch_size: Any
             raise ConfigError(f"{name}={value!r} has no meaning by claims, where every process cuts its own chunks")
 
 
+def choose_seed(seed: Any, dataset: Any) -> int:
+    """Choose the key of all randomness: the loader's or the dataset's, which must not contradict each other."""
+    own = getattr(dataset, "shuffle_seed", None)
+    if seed is not None and own is not None and seed != own:
+        raise ConfigError(
+            f"seed={seed!r} contradicts {type(dataset).__name__}'s shuffle_seed={own!r}: give it in one place only"
+        )
+    return check_int("seed", next((value for value in (seed, own) if value is not None), 0), minimum=0)
+
+
+def choose_policy(on_error: Any, dataset: Any) -> Any:
+    """Choose what a failing sample leads to: the loader's word, or the dataset's, where it says more than "raise"."""
+    own = getattr(dataset, "on_error", None) or "raise"
+    if on_error is not None and own not in ("raise", on_error):
+        raise ConfigError(
+            f"on_error={on_error!r} contradicts {type(dataset).__name__}'s on_error={own!r}: give it in one place only"
+        )
+    return on_error or own
+
+
+def choose_shuffle(shuffle: Any, dataset: Any) -> Any:
+    """Choose whether to shuffle where it may be left to the dataset, which has a seed for that if it is to be.
+
+    Raises:
+        ConfigError: the dataset is to be shuffled, and the loader not.
+    """
+    own = getattr(dataset, "shuffle_seed", None)
+    if shuffle is False and own is not None:
+        raise ConfigError(
+            f"shuffle=False contradicts {type(dataset).__name__}'s shuffle_seed={own!r}: leave out one of them"
+        )
+    return own is not None if shuffle is None else shuffle
+
+
+def choose_prefetch(prefetch: Any, dataset: Any, workers: int) -> int:
+    """Choose how many batches to prepare ahead: the loader's word, else the dataset's, else two per worker."""
+    if prefetch is None:
+        prefetch = getattr(dataset, "prefetch_tickets", None)
+    return 2 * max(1, workers) if prefetch is None else check_int("prefetch", prefetch, minimum=1)
+
+
 def block_sizes_of(dataset: Any) -> tuple[int, ...]:
     """Give the samples of each block of a dataset; one that has no blocks is one."""
     ends = getattr(dataset, "block_ends", None)
@@ -123,6 +164,8 @@ def check_workers(dataset: Any, num_workers: Any, worker_type: Any) -> tuple[int
     fetches = hasattr(dataset, "fetch")
     if isinstance(num_workers, str) and num_workers != "auto":
         raise ConfigError(f"num_workers must be 'auto' or an integer >= 0, got {num_workers!r}")
+    if num_workers == "auto":
+        num_workers = getattr(dataset, "num_downloading_workers", None) or "auto"
     if num_workers == "auto":
         cores = os.cpu_count() or 1
         waits = fetches and not getattr(dataset, "inline", False)

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from penstock.errors import LoaderClosed, LoaderTimeout
+from penstock.loader.hints import Hints, HintThread
 from penstock.loader.recipe import Made, Part, Recipe
 from penstock.loader.tickets import CLOSED_MEANWHILE, Ticket
+from penstock.plan.plan import Share
 
 PART_SIZE = 16
 CLOSE_WITHIN_S = 0.8
@@ -45,11 +47,18 @@ class ThreadLane:
         self._queue: SimpleQueue[tuple[_Job, int] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._splits = True
+        self._hinting: HintThread | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"penstock-{j}", daemon=True) for j in range(num_workers)
         ]
         for thread in self._threads:
             thread.start()
+
+    def tell(self, share: Share) -> None:
+        """Pass a hint on to the dataset, in a thread that there is for it from the first hint on."""
+        if self._hinting is None:
+            self._hinting = HintThread(Hints(self._recipe.dataset))
+        self._hinting.tell(share)
 
     def submit(self, ticket: Ticket) -> None:
         """Queue the parts of a ticket."""
@@ -80,12 +89,16 @@ class ThreadLane:
             job.dropped = True
             job.done.set()
         self._jobs.clear()
+        if self._hinting is not None:
+            self._hinting.discard()
 
     def close(self) -> None:
         """Ask the threads to end; after a moment, leave those that are stuck behind."""
         self.discard()
         for _ in self._threads:
             self._queue.put(None)
+        if self._hinting is not None:
+            self._threads.append(self._hinting.end())
         deadline = time.monotonic() + CLOSE_WITHIN_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

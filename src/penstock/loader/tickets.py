@@ -46,6 +46,9 @@ class Ticket:
 class Lane(Protocol):
     """Where tickets are worked on."""
 
+    def tell(self, share: Share) -> None:
+        """Hint the samples of a share to the dataset, in the process that will ask for them; returns at once."""
+
     def submit(self, ticket: Ticket) -> None:
         """Begin to work on a ticket, now or when there is room; returns at once."""
 

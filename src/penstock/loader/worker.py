@@ -19,11 +19,14 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock.errors import ConfigError
+from penstock.loader.hints import Hints
 from penstock.loader.recipe import Recipe
 from penstock.loader.sharing import Parcel, SlabWriter, Wire
 from penstock.plan.plan import Cursor, Share
 
 WATCH_EVERY_S = 1.0
+HINT = -1
+"""In the place of a ticket's number: what follows are cursors of steps that this worker will be given."""
 
 ShareAt = Callable[[Cursor], Share | None]
 """From a cursor to the ids of the one step there: what a worker makes of a ticket."""
@@ -89,9 +92,14 @@ def _import_script(preparation: dict[str, Any]) -> None:
 def _serve(wire: Wire, recipe: Recipe, share_at: ShareAt) -> None:
     """Make tickets until the connection ends."""
     slabs = SlabWriter()
+    hints: Hints | None = None
     while True:
         (number, cursor, released), _ = wire.receive()
         slabs.take_back(released)
+        if number == HINT:
+            hints = hints or Hints(recipe.dataset)
+            hints([share for one in cursor if (share := share_at(one)) is not None])
+            continue
         kind = "made"
         try:
             parcel, fds = _packed(slabs, recipe, share_at(cursor))
