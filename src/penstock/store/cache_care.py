@@ -1,0 +1,140 @@
+"""Look after a cache folder: count, verify, clear."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.errors import StoreError
+from penstock.node.disk import store_errors
+from penstock.store import cache_rows as rows
+from penstock.store.cache_pins import Pins
+from penstock.store.cache_rows import Row
+from penstock.store.cache_shelf import DATABASE_NAME, Shelf, checksum_of_file
+
+THREADS = 8
+_OURS = re.compile(r"[0-9a-f]{32}-[0-9a-f]+(\.[A-Za-z0-9_]{1,16})?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheStats:
+    """What a cache folder holds, and what has been done with it."""
+
+    files: int
+    bytes: int
+    limit: int | None
+    """Bytes; the smallest of all processes that have it open."""
+    hits: int
+    misses: int
+    """Objects that were fetched, or begun to be."""
+    evictions: int
+    downloaded_bytes: int
+    in_flight: int
+    """Objects that this process is fetching."""
+    pinned: int
+    """Paths that this process has in use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyReport:
+    """What came of reading all files."""
+
+    files: int
+    bytes: int
+    damaged: tuple[str, ...]
+    """Paths of files that differed from their checksums or were missing; they have been removed."""
+    strays: int
+    """Files of no entry, such as of a database that was deleted; they have been removed."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make a cache folder, unless the path is something else."""
+    with store_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"cannot write {folder}: a cache records who uses what; choose a folder you may write to")
+
+
+def sweep_if_new(shelf: Shelf) -> None:
+    """Remove files that an earlier cache left here whose database is gone: nothing says what they are."""
+    with shelf.transaction() as db:
+        if db.execute("SELECT max(id) FROM entry").fetchone()[0] is None:
+            _sweep(shelf, set())
+
+
+def stats(shelf: Shelf, pins: Pins, in_flight: int) -> CacheStats:
+    """Count."""
+    pins.settle()
+    pins.look_around()
+    with shelf.transaction() as db:
+        files, size, hits, misses, downloaded, evictions = db.execute(
+            "SELECT files, bytes, hits, misses, downloaded, evictions FROM total"
+        ).fetchone()
+    return CacheStats(
+        files=files,
+        bytes=size,
+        limit=pins.limit,
+        hits=hits,
+        misses=misses,
+        evictions=evictions,
+        downloaded_bytes=downloaded,
+        in_flight=in_flight,
+        pinned=pins.num_pinned(),
+    )
+
+
+def verify(shelf: Shelf) -> VerifyReport:
+    """Read all files; remove those that are not what they were, and those that no entry knows."""
+    with shelf.transaction() as db:
+        known = rows.all_of(db, rows.READY)
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda row: checksum_of_file(shelf.path_of(row)), known))
+    bad = [row for row, facts in zip(known, found, strict=True) if facts != (row.size, row.checksum)]
+    bad = shelf.still_there(bad)
+    if bad:
+        shelf.discard([row.key for row in bad])
+    with shelf.transaction() as db:
+        kept = {shelf.path_of(row) for row in rows.all_of(db, rows.LOADING, rows.READY, rows.DOOMED, rows.STALE)}
+        strays = _sweep(shelf, kept)
+    return VerifyReport(
+        files=len(known),
+        bytes=sum(row.size for row in known),
+        damaged=tuple(shelf.path_of(row) for row in bad),
+        strays=strays,
+    )
+
+
+def clear(shelf: Shelf) -> int:
+    """Remove all files that nobody uses; give their bytes."""
+    with shelf.transaction() as db:
+        known: list[Row] = rows.all_of(db, rows.READY, rows.STALE)
+    return shelf.remove(known)
+
+
+def _sweep(shelf: Shelf, kept: set[str]) -> int:
+    """Remove files that look like ours and are not among those to keep; under a transaction."""
+    count = 0
+    for path in _files(shelf.files_folder):
+        if path not in kept:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+                count += 1
+    return count
+
+
+def _files(folder: str) -> Iterator[str]:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            # Whatever else someone keeps here is not for us to remove.
+            if _OURS.fullmatch(name):
+                yield os.path.join(root, name)
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether there is a cache in a folder."""
+    return (folder / DATABASE_NAME).is_file()
