@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import pyarrow as pa
 
 from penstock.errors import BadBlock, BadManifest, ConfigError, FormatError, ObjectChanged, ObjectMissing, StoreError
 from penstock.formats.files import LOCK_NAME, digest, read_json, store_errors, write_json
-from penstock.index.keys import check_keys, fingerprint_of
+from penstock.index.keys import KeyCheck
 from penstock.index.leading import leading
 from penstock.index.parquet import ParquetSource
 from penstock.index.parquet_rows import ParquetRows
@@ -157,22 +156,21 @@ def _built(folder: Path, source: Source, choice: Choice, signature: list[Any]) -
 def _build(folder: Path, source: Source, choice: Choice, signature: list[Any]) -> Index:
     before = {path.name for path in folder.iterdir()} - {LOCK_NAME}
     name = f"rows-{digest(orjson.dumps(signature))}.arrow"
-    path = folder / name
+    check = KeyCheck(choice.key, source.place)
     try:
-        rows: Rows | None = _in_place(folder, source, choice, name)
+        rows = _in_place(folder, source, choice, name) or write_rows(source, choice, folder / name, check)
         if isinstance(rows, ParquetRows):
-            rows.write_keys()
-        else:
-            write_rows(source, choice, path)
-            rows = MappedRows(path)
-        keys = rows.column(choice.key)
-        _check(source, choice, keys)
+            for keys in rows.iter_column(choice.key):
+                check.add(keys)
+        if not check.count:
+            selected = "" if choice.sql_query is None else f" that sql_query selects: {choice.sql_query}"
+            raise ConfigError(f"{source.place} has no rows{selected}; there is nothing to index")
+        fingerprint = check.finish(lambda: rows.column(choice.key).chunks, rows.schema.names)
         if source.signature() != signature:
             raise ObjectChanged(f"{source.place} changed while it was read; build the index again when it is complete")
     except (ConfigError, FormatError, StoreError):
-        _remove(path)
+        _remove(folder / name)
         raise
-    fingerprint = fingerprint_of(keys, rows.schema.names)
     manifest = {
         "version": VERSION,
         "signature": signature,
@@ -191,14 +189,7 @@ def _in_place(folder: Path, source: Source, choice: Choice, name: str) -> Parque
     if not isinstance(source, ParquetSource) or source.file.url is not None or choice.sql_query is not None:
         return None
     schema = choice.columns_of(source.schema, source.place)
-    return ParquetRows(source.file, schema, key=choice.key, folder=folder / name, count=choice.max_size)
-
-
-def _check(source: Source, choice: Choice, keys: pa.ChunkedArray) -> None:
-    if not len(keys):
-        why = "has no rows" if choice.sql_query is None else f"has no rows that sql_query selects: {choice.sql_query}"
-        raise ConfigError(f"{source.place} {why}; there is nothing to index")
-    check_keys(keys, choice.key, source.place)
+    return ParquetRows(source.file, schema, folder=folder / name, count=choice.max_size)
 
 
 def _remove(path: Path) -> None:
@@ -209,19 +200,21 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_rows(source: Source, choice: Choice, path: Path) -> None:
+def write_rows(source: Source, choice: Choice, path: Path, check: KeyCheck) -> MappedRows:
     """Write what is wanted of a source to an Arrow file, a batch in memory at a time; a query sees all of it."""
     if choice.sql_query is None:
-        _write(source, choice.columns_of, path, choice.max_size)
-        return
+        _write(source, choice.columns_of, path, choice.max_size, check)
+        return MappedRows(path)
     # A query may read its table more than once, so that lies on the disk.
     whole = path.with_suffix(".whole")
-    _write(source, _whole, whole)
     try:
-        with _query(source, choice.sql_query, whole) as selected:
-            _write(selected, choice.columns_of, path, choice.max_size)
+        _write(source, _whole, whole)
+        rows = map_rows(str(whole))
+        with run_query(choice.sql_query, pa.Table.from_batches(rows.batches, rows.schema), path.parent) as reader:
+            _write(_Selected(source, reader), choice.columns_of, path, choice.max_size, check)
     finally:
         whole.unlink(missing_ok=True)
+    return MappedRows(path)
 
 
 def _whole(schema: pa.Schema, place: str) -> pa.Schema:
@@ -243,23 +236,31 @@ class _Selected:
         yield from self._reader
 
 
-@contextmanager
-def _query(source: Source, query: str, path: Path) -> Iterator[_Selected]:
-    rows = map_rows(str(path))
-    with run_query(query, pa.Table.from_batches(rows.batches, rows.schema), path.parent) as reader:
-        yield _Selected(source, reader)
-
-
 def _write(
-    source: Source, columns_of: Callable[[pa.Schema, str], pa.Schema], path: Path, most: int | None = None
+    source: Source,
+    columns_of: Callable[[pa.Schema, str], pa.Schema],
+    path: Path,
+    most: int | None = None,
+    check: KeyCheck | None = None,
 ) -> None:
     while True:
         schema = columns_of(source.schema, source.place)
         try:
-            write_batches(path, schema, (conform(batch, schema) for batch in _first(source.batches(), most)))
+            write_batches(path, schema, _passing(_first(source.batches(), most), schema, check))
         except TypesWidened:
+            if check is not None:
+                check.begin()
             continue
         return
+
+
+def _passing(batches: Iterator[pa.RecordBatch], schema: pa.Schema, check: KeyCheck | None) -> Iterator[pa.RecordBatch]:
+    """Give batches their columns, and look at their keys."""
+    for batch in batches:
+        ready = conform(batch, schema)
+        if check is not None:
+            check.add(ready.column(check.column))
+        yield ready
 
 
 def _first(batches: Iterator[pa.RecordBatch], most: int | None) -> Iterator[pa.RecordBatch]:

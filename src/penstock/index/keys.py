@@ -1,14 +1,14 @@
 """The key column: there for every row, unlike for any two, and what an index is recognised by.
 
 Keys are text. That they differ is shown without holding them: either they ascend, which takes one
-comparison each, or their 64-bit hashes, eight bytes a row, are sorted; only keys whose hashes are equal are
-compared themselves.
+comparison each as they pass, or their 64-bit hashes, eight bytes a row, are sorted; only keys whose hashes
+are equal are compared themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,65 +21,116 @@ _SHOWN = 3
 _CHUNK = 1 << 18
 
 
-def check_keys(keys: pa.ChunkedArray, column: str, place: str) -> None:
-    """Refuse a key column in which a key is missing, empty, or there twice.
+class KeyCheck:
+    """Looks at the keys of an index as they are read, in order.
 
-    Raises:
-        FormatError: naming the rows, from 0.
+    Args:
+        column: name of the key's column.
+        place: whose keys they are, for people.
 
-    Cost: about 15 ns a row if keys ascend; else 100 ns and 16 bytes of memory.
+    Cost: about 25 ns a key, if keys ascend; 100 ns and 16 bytes of memory otherwise.
     """
-    if keys.null_count or not pc.all(pc.greater(pc.binary_length(keys), 0), min_count=0).as_py():
-        empty = pc.fill_null(pc.equal(pc.binary_length(keys), 0), True)
-        row = pc.index(empty, True).as_py()
+
+    def __init__(self, column: str, place: str) -> None:
+        self.column, self._place = column, place
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was seen."""
+        self._texts, self._lengths = blake2b(digest_size=16), blake2b(digest_size=16)
+        self._last: pa.Scalar | None = None
+        self._ascend = True
+        self.count = 0
+
+    def add(self, keys: pa.Array) -> None:
+        """Look at the next keys.
+
+        Raises:
+            FormatError: one is missing or empty.
+        """
+        if not len(keys):
+            return
+        starts, data = _places(keys)
+        lengths = np.diff(starts)
+        if keys.null_count or not lengths.all():
+            self._refuse_empty(keys, lengths)
+        self._ascend = self._ascend and self._goes_on(keys)
+        self._texts.update(data.data)
+        self._lengths.update(lengths.astype("<i8").data)
+        self.count += len(keys)
+
+    def _refuse_empty(self, keys: pa.Array, lengths: np.ndarray) -> None:
+        row = next(row for row in range(len(keys)) if not lengths[row] or not keys[row].is_valid)
         raise FormatError(
-            f"{place}: row {row:,} has no key in column {column!r}, and "
-            f"{pc.sum(empty).as_py():,} of {len(keys):,} rows are like it: give each row a key, or another column"
+            f"{self._place}: row {self.count + row:,} has no key in column {self.column!r}: give each row a key, or "
+            "name another column (index_col_name)"
         )
-    if not _ascend(keys):
-        _refuse_twins(keys, column, place)
 
-
-def _ascend(keys: pa.ChunkedArray) -> bool:
-    """Whether each key is greater than the one before it."""
-    last: pa.Scalar | None = None
-    for chunk in keys.chunks:
-        if not len(chunk):
-            continue
-        if last is not None and not pc.less(last, chunk[0]).as_py():
+    def _goes_on(self, keys: pa.Array) -> bool:
+        """Whether each key is greater than the one before it."""
+        if self._last is not None and not pc.less(self._last, keys[0]).as_py():
             return False
-        if not pc.all(pc.less(chunk[:-1], chunk[1:]), min_count=0).as_py():
-            return False
-        last = chunk[-1]
-    return True
+        self._last = keys[-1]
+        return bool(pc.all(pc.less(keys[:-1], keys[1:]), min_count=0).as_py())
 
+    def finish(self, again: Callable[[], Iterable[pa.Array]], columns: Iterable[str]) -> str:
+        """Look for keys that are there twice, and give the fingerprint of the index.
 
-def _refuse_twins(keys: pa.ChunkedArray, column: str, place: str) -> None:
-    hashes = np.concatenate([hash_texts(part) for part in _parts(keys)])
-    ordered = np.sort(hashes)
-    twins = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(twins):
-        return
-    del ordered
-    seen: dict[str, int] = {}
-    found: list[str] = []
-    for row in np.flatnonzero(np.isin(hashes, twins)).tolist():
-        key = keys[row].as_py()
-        if key in seen:
-            found.append(f"{key!r:.200} (rows {seen[key]:,} and {row:,})")
-            if len(found) == _SHOWN:
+        Args:
+            again: reads the keys once more, should they not ascend.
+            columns: names of all columns.
+
+        Returns:
+            A digest of the keys, in order, and of the names, in any order: the same however the index was made,
+            where it lies and how its rows are cut into batches.
+
+        Raises:
+            FormatError: naming keys and their rows, from 0.
+        """
+        if not self._ascend:
+            self._refuse_twins(again)
+        names = "\0".join(sorted(columns)).encode()
+        return blake2b(self._texts.digest() + self._lengths.digest() + names, digest_size=16).hexdigest()
+
+    def _refuse_twins(self, again: Callable[[], Iterable[pa.Array]]) -> None:
+        hashes = np.empty(self.count, np.uint64)
+        at = 0
+        for keys in again():
+            for start in range(0, len(keys), _CHUNK):
+                part = keys[start : start + _CHUNK]
+                hashes[at : at + len(part)] = hash_texts(part)
+                at += len(part)
+        ordered = np.sort(hashes)
+        twins = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        if len(twins):
+            self._compare(again(), np.flatnonzero(np.isin(hashes, twins)))
+
+    def _compare(self, chunks: Iterable[pa.Array], rows: np.ndarray) -> None:
+        """Compare the keys of rows whose hashes are equal; differing ones may have equal hashes."""
+        seen, found, start = dict[str, int](), list[str](), 0
+        for keys in chunks:
+            for row in rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(keys))].tolist():
+                key = keys[row - start].as_py()
+                if key in seen and len(found) <= _SHOWN:
+                    found.append(f"{key!r:.200} (rows {seen[key]:,} and {row:,})")
+                seen.setdefault(key, row)
+            start += len(keys)
+            if len(found) > _SHOWN:
                 break
-        seen.setdefault(key, row)
-    if found:
-        raise FormatError(
-            f"{place}: column {column!r} has keys that are there twice: {', '.join(found)}"
-            f"{' …' if len(found) == _SHOWN else ''}; drop the rows, or take another column for the key "
-            "(index_col_name)"
-        )
+        if found:
+            raise FormatError(
+                f"{self._place}: column {self.column!r} has keys that are there twice: {', '.join(found[:_SHOWN])}"
+                f"{' …' if len(found) > _SHOWN else ''}; drop the rows, or take another column for the key "
+                "(index_col_name)"
+            )
 
 
-def _parts(keys: pa.ChunkedArray) -> list[Any]:
-    return [chunk[at : at + _CHUNK] for chunk in keys.chunks for at in range(0, len(chunk), _CHUNK)]
+def check_keys(chunks: Callable[[], Iterable[pa.Array]], column: str, columns: Iterable[str], place: str) -> str:
+    """Check keys that can be read twice, and give the fingerprint of their index; see `KeyCheck`."""
+    check = KeyCheck(column, place)
+    for keys in chunks():
+        check.add(keys)
+    return check.finish(chunks, columns)
 
 
 def hash_texts(texts: pa.Array) -> np.ndarray:
@@ -116,17 +167,3 @@ def _places(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     first = int(starts[0])
     held = np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
     return starts - first, held[first : int(starts[-1])]
-
-
-def fingerprint_of(keys: pa.ChunkedArray, columns: list[str]) -> str:
-    """Say what the samples are: a digest of the keys, in order, and of the columns' names.
-
-    It is the same however the index was made, where it lies and how its rows are cut into batches.
-    """
-    texts, lengths = blake2b(digest_size=16), blake2b(digest_size=16)
-    for chunk in keys.chunks:
-        starts, data = _places(chunk)
-        texts.update(np.ascontiguousarray(data).data)
-        lengths.update(np.diff(starts).astype("<i8").data)
-    names = "\0".join(sorted(columns)).encode()
-    return blake2b(texts.digest() + lengths.digest() + names, digest_size=16).hexdigest()

@@ -23,7 +23,7 @@ from penstock.formats.files import store_errors
 from penstock.formats.sources import SourceFile, source_file
 from penstock.index.leading import leading
 from penstock.index.parquet import BATCH_ROWS, open_parquet
-from penstock.index.rows import BatchRows, MappedRows, Row, map_rows, write_batches
+from penstock.index.rows import BatchRows, Row, map_rows, write_batches
 from penstock.index.scan import conform
 
 _FILE = "rows.arrow"
@@ -37,15 +37,14 @@ class ParquetRows:
     Args:
         file: which, as it was when the index was made.
         schema: the columns wanted, by name, and the types they shall have; null where the file has none.
-        key: which of them is the key; its values lie in the folder, in an Arrow file of their own.
         folder: where row groups are decoded to.
         count: rows to take, from the first. None: all.
     """
 
     def __init__(
-        self, file: SourceFile, schema: pa.Schema, *, key: str, folder: str | os.PathLike[str], count: int | None = None
+        self, file: SourceFile, schema: pa.Schema, *, folder: str | os.PathLike[str], count: int | None = None
     ) -> None:
-        self.file, self.schema, self._key, self._folder, self._count = file, schema, key, Path(folder), count
+        self.file, self.schema, self._folder, self._count = file, schema, Path(folder), count
         with open_parquet(file, {}) as table:
             sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
         batches = [-(-size // BATCH_ROWS) for size in sizes]
@@ -61,7 +60,7 @@ class ParquetRows:
         self._mapped: dict[int, Sequence[pa.RecordBatch]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.file, self.schema, self._key, self._folder, self._count)
+        return _reopened, (self.file, self.schema, self._folder, self._count)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -74,27 +73,19 @@ class ParquetRows:
         return self._rows.rows(ids)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Give a column whole: the key mapped, another one decoded."""
-        if name == self._key:
-            whole = MappedRows(self._folder / _FILE).column(name)
-        else:
-            whole = pa.chunked_array(list(self._column(name)), type=self.schema.field(name).type)
-        return whole[: len(self)]
+        """Give a column whole, decoded."""
+        return pa.chunked_array(list(self.iter_column(name)), type=self.schema.field(name).type)
 
-    def _column(self, name: str) -> Iterator[pa.Array]:
-        wanted = pa.schema([self.schema.field(name)])
+    def iter_column(self, name: str) -> Iterator[pa.Array]:
+        """Decode a column, a part at a time."""
+        wanted, left = pa.schema([self.schema.field(name)]), len(self)
         with open_parquet(self.file, {}) as table:
-            for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[name]):
-                yield conform(batch, wanted).column(0)
-
-    def write_keys(self) -> pa.ChunkedArray:
-        """Decode the keys, which are all that has to be looked at before rows can be used."""
-        wanted = pa.schema([self.schema.field(self._key)])
-        with store_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-        keys = (pa.RecordBatch.from_arrays([part], schema=wanted) for part in self._column(self._key))
-        write_batches(self._folder / _FILE, wanted, keys)
-        return self.column(self._key)
+            names = [name] if name in table.schema_arrow.names else []
+            for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=names):
+                yield conform(batch[:left], wanted).column(0)
+                left -= min(left, len(batch))
+                if not left:
+                    return
 
     def _batch(self, number: int) -> pa.RecordBatch:
         group = int(self._groups[number])
@@ -156,5 +147,5 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def _reopened(file: SourceFile, schema: pa.Schema, key: str, folder: Path, count: int | None) -> ParquetRows:
-    return ParquetRows(file, schema, key=key, folder=folder, count=count)
+def _reopened(file: SourceFile, schema: pa.Schema, folder: Path, count: int | None) -> ParquetRows:
+    return ParquetRows(file, schema, folder=folder, count=count)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ConfigError
-from penstock.index.keys import check_keys, fingerprint_of
+from penstock.index.keys import check_keys
 from penstock.index.rows import BatchRows, Row, Rows
 from penstock.index.scan import nearest
 from penstock.index.sql import run_query
@@ -31,7 +31,7 @@ class Index:
         rows: all columns, the key as text; keys are known to differ.
         key: the key's column.
         base: the URL or absolute folder that relative locations are below.
-        fingerprint: what `fingerprint_of` says, where it is known.
+        fingerprint: what `KeyCheck.finish` said, where it is known.
         ids: the rows that this index has, int64 [n]. None: all.
     """
 
@@ -77,7 +77,7 @@ class Index:
     def fingerprint(self) -> str:
         """What the samples are: the same wherever the index lies; another if keys, their order or columns change."""
         if self._fingerprint is None:
-            self._fingerprint = fingerprint_of(self.keys, self.columns)
+            self._fingerprint = check_keys(lambda: self.keys.chunks, self._key, self.columns, "the index")
         return self._fingerprint
 
     def rows(self, ids: np.ndarray | Sequence[int]) -> list[Row]:
@@ -147,8 +147,8 @@ class Index:
         rows = BatchRows.of(reader.schema, batches)
         if not len(rows):
             raise ConfigError(f"the query gives no rows: {sql}")
-        check_keys(rows.column(self._key), self._key, "the result of the query")
-        return Index(rows, key=self._key, base=self._base)
+        found = check_keys(lambda: rows.column(self._key).chunks, self._key, rows.schema.names, "the query's result")
+        return Index(rows, key=self._key, base=self._base, fingerprint=found)
 
     def split(
         self, val_ratio: float | None = None, *, val_count: int | None = None, seed: int = 0
