@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.errors import ConfigError, LedgerError, LoaderTimeout, StateMismatch
 from penstock.loader.assignment import Handed
-from penstock.loader.engine import Delivery, Walk
+from penstock.loader.engine import Delivery
+from penstock.loader.hints import Walk
 from penstock.loader.leases import HeldChunk, Leases
 from penstock.loader.state import read_state, write_state
 from penstock.loader.worker import ShareAt
