@@ -40,6 +40,7 @@ _HOMES = {
     "datasets.packed": "PackedDataset",
     "datasets.text": "TextDataset",
     "datasets.block_dataset": "BlockDataset",
+    "datasets.streaming": "StreamingDataset",
     "datasets.blocks": "BlockManager DataBlock",
     "loader.loader": "StreamingDataLoader",
     "loader.world": "detect_world",

@@ -48,7 +48,7 @@ class Chain:
         return self._run(sample, epoch, id_)[0]
 
     def one(self, sample: Any, epoch: int, id_: int) -> Any:
-        """Run the chain on a sample asked for by itself: a sample, a list where there is fan-out, None if it is left out.
+        """Run the chain on a sample asked for by itself: one comes out, a list if a transform gave several, or None.
 
         Raises:
             Exception: whatever a transform raises.

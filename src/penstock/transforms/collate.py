@@ -32,6 +32,21 @@ def stack(samples: Sequence[Any]) -> Any:
     return _stack(samples, "samples")
 
 
+def stack_present(samples: Sequence[Any]) -> Any:
+    """Stack samples like `stack`, if they are dicts: a field that is None in one of them is a list of n.
+
+    >>> stack_present([{"x": 1, "y": 2}, {"x": 3, "y": None}])
+    {'x': array([1, 3]), 'y': [2, None]}
+    """
+    if not isinstance(samples[0], Mapping):
+        return stack(samples)
+    missing = {name for sample in samples for name, value in sample.items() if value is None}
+    if not missing:
+        return stack(samples)
+    present = stack([{name: value for name, value in sample.items() if name not in missing} for sample in samples])
+    return {name: _column(samples, name, "samples") if name in missing else present[name] for name in samples[0]}
+
+
 def _stack(values: Sequence[Any], path: str) -> Any:
     first = values[0]
     if isinstance(first, np.ndarray):

@@ -1,0 +1,214 @@
+"""From rows of an index to the objects they name.
+
+    row["image"] = "cats/7.jpg" ──base──▶ "s3://bucket/cats/7.jpg" ──▶ Wanted(url, start, stop)
+
+A location is a URL, a local path, or a name relative to where the index lies. A row can also name a part
+of an object, by two more columns: where it starts and how long it is.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penstock.errors import ConfigError, FormatError
+from penstock.index.grouping import LENGTH, OFFSET
+from penstock.store.cache_names import local_path
+from penstock.store.urls import is_url, parse_url, redact
+from penstock.store.wanted import Wanted
+
+Row = dict[str, Any]
+Place = Wanted | str | None
+"""An object to fetch, a local file to be used where it lies, or nothing."""
+
+_KEYS = ("column", "offset", "length", "name")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Download:
+    """One column of the samples that holds local paths of what was downloaded."""
+
+    name: str
+    """The column in the sample."""
+    column: str
+    """The column of the index that holds the location."""
+    offset: str | None = None
+    """The column that says at which byte of the object the sample's part starts; None: all of the object."""
+    length: str | None = None
+    """The column that says how many bytes it has; without `offset`, how many the whole object has."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the index it needs."""
+        return tuple(name for name in (self.column, self.offset, self.length) if name is not None)
+
+    def beside(self, columns: Container[str]) -> Download:
+        """Take up what the index itself says of the bytes, as it does of members of archives and files of folders."""
+        if self.offset is not None:
+            return self
+        offset, length = self.column + OFFSET, self.column + LENGTH
+        if length not in columns:
+            return self
+        return replace(self, offset=offset if offset in columns else None, length=length)
+
+
+def read_downloads(columns_to_download: Any) -> tuple[Download, ...]:
+    """Read the option `columns_to_download`: names of columns, and mappings for parts of objects.
+
+    Raises:
+        ConfigError: it is something else, or two of them fill the same column.
+
+    >>> read_downloads(["image"])[0].columns
+    ('image',)
+    >>> read_downloads([{"column": "shard", "offset": "start", "length": "size", "name": "jpg"}])[0].name
+    'jpg'
+    """
+    if columns_to_download is None:
+        return ()
+    if isinstance(columns_to_download, str | Mapping) or not isinstance(columns_to_download, Sequence):
+        raise ConfigError(
+            f"columns_to_download must be a list of column names, or None for none, got {columns_to_download!r}"
+        )
+    downloads = tuple(_download(entry) for entry in columns_to_download)
+    names = [download.name for download in downloads]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"columns_to_download fills {', '.join(map(repr, twice))} more than once: give each entry a 'name' of its "
+            "own"
+        )
+    return downloads
+
+
+def _download(entry: Any) -> Download:
+    if isinstance(entry, str):
+        return Download(name=entry, column=entry)
+    if not isinstance(entry, Mapping) or not all(isinstance(value, str) for value in entry.values()):
+        raise ConfigError(
+            "an entry of columns_to_download must be a column's name, or a mapping of names like "
+            f"{{'column': 'shard', 'offset': 'start', 'length': 'size'}}, got {entry!r}"
+        )
+    if unknown := sorted(set(entry) - set(_KEYS)):
+        raise ConfigError(f"an entry of columns_to_download has {', '.join(unknown)}; known are {', '.join(_KEYS)}")
+    if "column" not in entry or ("offset" in entry) != ("length" in entry):
+        raise ConfigError(
+            f"the entry {dict(entry)!r} of columns_to_download needs 'column', and 'offset' and 'length' both or "
+            "neither"
+        )
+    return Download(
+        name=entry.get("name", entry["column"]),
+        column=entry["column"],
+        offset=entry.get("offset"),
+        length=entry.get("length"),
+    )
+
+
+class Locations:
+    """Finds out which objects rows name.
+
+    Args:
+        downloads: which columns hold locations.
+        base: folder or URL that relative ones begin at; None if there is no such place.
+    """
+
+    def __init__(self, downloads: Sequence[Download], base: str | None) -> None:
+        self._downloads = tuple(downloads)
+        plain, question, query = (base or "").partition("?") if is_url(base) else (base or "", "", "")
+        self._base = None if base is None else plain.rstrip("/") + "/"
+        # What lets a client read the index, such as a signature in its query, lets it read what lies beside.
+        self._query = question + query
+        self._roots: set[str] = set()
+
+    def wanted(self, row: Row) -> list[Place]:
+        """Name the objects of a row, one for each download; a path for a local file, None where the row names none.
+
+        Raises:
+            FormatError: what a column holds is no location, or no part of an object.
+        """
+        found: list[Place] = []
+        for download in self._downloads:
+            location = row.get(download.column)
+            if location is None:
+                found.append(None)
+                continue
+            url = self.resolved(location, download.column)
+            if download.offset is not None:
+                found.append(Wanted(url, *_bounds(row, download.offset, download.length)))
+            elif url[0] == "/" or url.startswith("file:"):
+                found.append(local_path(url))
+            else:
+                found.append(Wanted(url, size=row.get(download.length) if download.length else None))
+        return found
+
+    def resolved(self, location: Any, column: str) -> str:
+        """Give the URL or path that a location means.
+
+        Raises:
+            FormatError: it means none.
+        """
+        if type(location) is not str or not location or "\0" in location:
+            raise FormatError(
+                f"column {column!r} holds {_shown(location)}, which is no location: it must be a URL, a path, or a "
+                "name relative to the index"
+            )
+        if "://" in location:
+            return self._known_store(location, column)
+        if location[0] == "/":
+            return location
+        if self._base is None:
+            raise FormatError(
+                f"column {column!r} holds {_shown(location)}, a relative location, but the source has no folder that "
+                "it could be relative to: give whole URLs or paths"
+            )
+        full = self._climbed(location, column) if ".." in location else self._base + location
+        return full + self._query
+
+    def _known_store(self, url: str, column: str) -> str:
+        """Refuse the URL of a store there is none of, before others are asked for together with it."""
+        root = url[: url.find("/", url.index("://") + 3)]
+        if root not in self._roots:
+            try:
+                place = parse_url(url)
+            except ConfigError as error:
+                raise FormatError(f"column {column!r} holds {_shown(url)}, which is no location: {error}") from None
+            # On the Hub, what is a store begins further down.
+            if place.scheme != "hf" and place.key:
+                self._roots.add(root)
+        return url
+
+    def _climbed(self, location: str, column: str) -> str:
+        """Resolve a location that may go up; it does not leave the base's bucket or host."""
+        assert self._base is not None
+        scheme, mark, rest = self._base.partition("://")
+        root, _, folder = rest.partition("/") if mark else ("", "", self._base.lstrip("/"))
+        parts: list[str] = []
+        for part in posixpath.join(folder, location).split("/"):
+            if part == "..":
+                if not parts:
+                    raise FormatError(f"column {column!r} holds {_shown(location)}, which leaves {redact(self._base)}")
+                parts.pop()
+            elif part not in ("", "."):
+                parts.append(part)
+        return f"{scheme}://{root}/{'/'.join(parts)}" if mark else "/" + "/".join(parts)
+
+
+def _bounds(row: Row, offset: str, length: str | None) -> tuple[int, int]:
+    given: tuple[Any, Any] = row.get(offset), row.get(length or "")
+    try:
+        start, count = int(given[0]), int(given[1])
+    except (TypeError, ValueError):
+        start = count = -1
+    if start < 0 or count < 0:
+        raise FormatError(
+            f"columns {offset!r} and {length!r} hold {given[0]!r} and {given[1]!r}: they must say at which byte of the "
+            "object its part begins, from 0 on, and how many bytes it has"
+        )
+    return start, start + count
+
+
+def _shown(location: Any) -> str:
+    """Print what a column holds, shortened, without what may be a secret."""
+    text = redact(location) if isinstance(location, str) else location
+    shown = repr(text)
+    return shown if len(shown) <= 200 else shown[:200] + "…"

@@ -1,0 +1,220 @@
+"""How rows become samples: what they name is downloaded, all of a call at once.
+
+prefetch(ids) ──▶ rows, locations ──▶ cache.begin      (a hint; what was worked out is kept for fetch)
+fetch(ids)    ──▶ rows, locations ──▶ cache.acquire ──▶ samples, an error in the place of each that failed
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from penstock.datasets.locations import Download, Locations, Place, Row
+from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
+from penstock.index.table import Index
+from penstock.store.cache import Cache, open_cache
+from penstock.store.wanted import Wanted
+from penstock.transforms.chain import Chain
+
+FETCH_WITHIN_S = 600.0
+"""How long a call may wait for its objects; each request has its own, far shorter patience."""
+MAX_AHEAD = 4096
+"""Rows kept from a hint to the fetch it was for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recital:
+    """What is done to every row."""
+
+    key_column: str
+    data_type: str | None
+    downloads: tuple[Download, ...]
+    hidden: tuple[str, ...]
+    """Columns that are needed to find the objects, and are not part of the sample."""
+    predownload: Chain
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheSettings:
+    """How to open the cache, in whatever process."""
+
+    folder: Path
+    limit: int | None
+    options: dict[str, Any] = field(repr=False)
+    """For the stores; may hold secrets."""
+
+    def open(self) -> Cache:
+        """Open it."""
+        return open_cache(self.folder, limit=self.limit, storage_options=self.options)
+
+
+class _Planned(NamedTuple):
+    """A sample that lacks its downloads."""
+
+    sample: Row
+    places: Sequence[Place]
+    """One for each download."""
+
+
+Plan = _Planned | Exception | None
+"""What is known of a sample before anything is fetched; None: it was filtered."""
+
+
+class SampleFetcher:
+    """Gives the samples of ids; any number of threads may call it.
+
+    Args:
+        index: the rows.
+        recital: what is done to them.
+        open_cache: opens the cache, when there is something to download.
+    """
+
+    def __init__(self, index: Index, recital: Recital, open_cache: Callable[[], Cache]) -> None:
+        self._index = index
+        self._recital = recital
+        self._names = tuple(download.name for download in recital.downloads)
+        self._locations = Locations(recital.downloads, index.base)
+        self._open_cache = open_cache
+        self._cache: Cache | None = None
+        self._lock = threading.Lock()
+        self._ahead: dict[tuple[int, int], Plan] = {}
+        self._epochs: dict[int, int] = {}
+        self._unfetched: set[int] = set()
+
+    def fetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> list[Any]:
+        """Give the samples of ids, int64 [n]; None for a filtered one, an exception for one that failed."""
+        plans = self._plans(ids, epochs)
+        if not self._names:
+            return [plan.sample if type(plan) is _Planned else plan for plan in plans]
+        wanted = _wanted(plans)
+        files = iter(self.cache.acquire(wanted, FETCH_WITHIN_S) if wanted else ())
+        rows: list[Any] = []
+        for id_, plan in zip(ids.tolist(), plans, strict=True):
+            rows.append(self._filled(id_, plan, files) if type(plan) is _Planned else plan)
+        return rows
+
+    def prefetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> None:
+        """Begin to download what the samples of ids need; returns at once, and leaves errors to `fetch`."""
+        plans = self._plans(ids, epochs)
+        places = zip(_each(epochs, len(ids)), ids.tolist(), strict=True)
+        self._ahead.update(zip(places, plans, strict=True))
+        if wanted := _wanted(plans):
+            self.cache.begin(wanted)
+        # What was hinted and never fetched, because somebody broke off, is not kept for ever.
+        surplus = list(itertools.islice(self._ahead, max(0, len(self._ahead) - MAX_AHEAD)))
+        if stale := _wanted([self._ahead.pop(place, None) for place in surplus]):
+            self.cache.forget(stale)
+
+    def discard(self, id_: int) -> bool:
+        """Throw away what is cached of a sample that failed; tell whether it can be had anew."""
+        if id_ in self._unfetched:
+            # It was never there: whoever fetches has retried already.
+            self._unfetched.discard(id_)
+            return False
+        epoch = self._epochs.get(id_, 0)
+        plan = self._plans(np.array([id_]), np.array([epoch]))[0]
+        if wanted := _wanted([plan]):
+            self.cache.discard(wanted)
+        return bool(wanted)
+
+    @property
+    def cache(self) -> Cache:
+        """The cache, opened now if it is not open yet."""
+        with self._lock:
+            if self._cache is None:
+                self._cache = self._open_cache()
+            return self._cache
+
+    def close(self) -> None:
+        """End the downloads and close the cache; it is opened again when it is needed."""
+        with self._lock:
+            cache, self._cache = self._cache, None
+        self._ahead.clear()
+        if cache is not None:
+            cache.close()
+
+    def _plans(self, ids: np.ndarray, epochs: np.ndarray | None) -> list[Plan]:
+        """Work out what samples need, or take it from the hint that came before."""
+        numbers, each = ids.tolist(), _each(epochs, len(ids))
+        known: list[Any] = [_UNKNOWN] * len(ids)
+        if self._ahead:
+            known = [self._ahead.pop(place, _UNKNOWN) for place in zip(each, numbers, strict=True)]
+        missing = [j for j, plan in enumerate(known) if plan is _UNKNOWN]
+        if missing:
+            rows = self._index.rows(ids if len(missing) == len(ids) else ids[missing])
+            for j, row in zip(missing, rows, strict=True):
+                known[j] = self._plan(row, each[j], numbers[j])
+        return known
+
+    def _plan(self, row: Row, epoch: int, id_: int) -> Plan:
+        """Work out what one sample needs."""
+        recital = self._recital
+        key = row[recital.key_column]
+        try:
+            if recital.predownload:
+                self._epochs[id_] = epoch
+                chosen = self._chosen(row, key, epoch, id_)
+                if chosen is None:
+                    return None
+                row = chosen
+            places = self._locations.wanted(row) if self._names else ()
+        except PenstockError as error:
+            return _told(error, key)
+        except Exception as error:  # noqa: BLE001 - a transform may raise anything; it belongs to its sample
+            error.add_note(f"in predownload_transforms, of the sample {key!r}")
+            return error
+        for name in recital.hidden:
+            row.pop(name, None)
+        row["__sample_key__"] = key
+        row["__data_type__"] = recital.data_type
+        return _Planned(row, places)
+
+    def _chosen(self, row: Row, key: Any, epoch: int, id_: int) -> Row | None:
+        rows = self._recital.predownload(row, epoch, id_)
+        if len(rows) > 1 or not all(isinstance(one, dict) for one in rows):
+            raise ConfigError(
+                f"predownload_transforms made {len(rows)} rows of the sample {key!r}, of types "
+                f"{sorted({type(one).__name__ for one in rows})}: they must give one dict, or None to leave it out"
+            )
+        return rows[0] if rows else None
+
+    def _filled(self, id_: int, plan: _Planned, files: Any) -> Row | Exception:
+        """Put the paths of what was downloaded into a sample."""
+        sample, failure = plan.sample, None
+        for name, place in zip(self._names, plan.places, strict=True):
+            file = next(files) if type(place) is Wanted else place
+            if type(place) is str and not os.path.isfile(place):
+                file = ObjectMissing(f"{place} does not exist, or is no file")
+            if isinstance(file, StoreError):
+                failure = failure or _told(file, sample["__sample_key__"], name)
+            sample[name] = file
+        if failure is not None:
+            self._unfetched.add(id_)
+        return failure or sample
+
+
+def _wanted(plans: Sequence[Plan]) -> list[Wanted]:
+    """List what is to be fetched for samples."""
+    return [place for plan in plans if type(plan) is _Planned for place in plan.places if type(place) is Wanted]
+
+
+def _each(epochs: np.ndarray | None, count: int) -> list[int]:
+    return [0] * count if epochs is None else epochs.tolist()
+
+
+def _told(error: PenstockError, key: Any, column: str | None = None) -> PenstockError:
+    """Say which sample an error belongs to, in an error of the same type."""
+    where = f"sample {key!r}" if column is None else f"sample {key!r}, column {column!r}"
+    told = type(error)(f"{where}: {error}")
+    told.__cause__ = error
+    return told
+
+
+_UNKNOWN = object()

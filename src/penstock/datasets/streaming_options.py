@@ -1,0 +1,90 @@
+"""What the options of a StreamingDataset may be: checked once, before anything is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from penstock.datasets.locations import Download
+from penstock.errors import ConfigError
+from penstock.types import check_choice, check_int
+
+Policy = Literal["raise", "skip", "substitute"]
+DATA_TYPES = ("image", "video", "audio", "text")
+
+
+def check_source(src: Any) -> None:
+    """Refuse what can't be the description of samples."""
+    if isinstance(src, str | os.PathLike) or callable(src) or hasattr(src, "rows"):
+        return
+    raise ConfigError(
+        "src must be a path or URL of an index, a folder or an archive, a data provider, or an Index; got "
+        f"{type(src).__name__}"
+    )
+
+
+def check_data_type(data_type: Any) -> None:
+    """Refuse a kind of data that is not known."""
+    if data_type is None or data_type in DATA_TYPES or (isinstance(data_type, str) and data_type.endswith("_latent")):
+        return
+    raise ConfigError(
+        f"data_type must be None, one of {', '.join(DATA_TYPES)}, or end in _latent, as video_latent does; got "
+        f"{data_type!r}"
+    )
+
+
+def check_callables(name: str, given: Any) -> tuple[Callable[..., Any], ...]:
+    """List the callables of an option: one, several or none."""
+    if given is None:
+        return ()
+    found = (given,) if callable(given) else given
+    if not isinstance(found, list | tuple) or not all(callable(one) for one in found):
+        raise ConfigError(f"{name} must be a callable or a list of them, got {given!r}")
+    return tuple(found)
+
+
+def check_seed(shuffle_seed: Any) -> int | None:
+    """Give the seed of the shuffle; None: no shuffle."""
+    return None if shuffle_seed is None else check_int("shuffle_seed", shuffle_seed, minimum=0)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Give a truth value."""
+    check_choice(name, value, (True, False))
+    return bool(value)
+
+
+def check_storage_options(options: Any, retries: int) -> dict[str, Any]:
+    """Give the options of the stores, with the number of retries among them."""
+    if options is None:
+        return {"retries": retries}
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise ConfigError(f"storage_options must be a mapping of names, got a {type(options).__name__}")
+    return {"retries": retries, **options}
+
+
+def hidden_columns(
+    columns: Iterable[str], downloads: Sequence[Download], key_column: str, kept: Sequence[str] | None
+) -> tuple[str, ...]:
+    """List the columns that only serve to find the objects.
+
+    Those that say which bytes of an object are meant are not part of a sample unless they were asked for; nor, where
+    `kept` says what is, is any other that is not among them.
+    """
+    parts = {name for download in downloads for name in (download.offset, download.length)}
+    own = {key_column, *(download.name for download in downloads)}
+    asked = () if kept is None else kept
+    return tuple(
+        name for name in columns if name not in own and name not in asked and (kept is not None or name in parts)
+    )
+
+
+def cache_folder(dst: str | os.PathLike[str] | None) -> Path:
+    """Give the folder of the index, the cache and the lists; by default the user's cache folder."""
+    if dst is None:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "penstock", "streaming")
+    if not isinstance(dst, str | os.PathLike) or "://" in os.fspath(dst):
+        raise ConfigError(f"dst must be a folder of this machine, or None, got {dst!r}")
+    return Path(dst).absolute()
