@@ -73,6 +73,7 @@ class Remote(Fetching):
         self.hinted: dict[tuple[int, int], int] = {}
         self.discarded: list[int] = []
         self.fetched: list[int] = []
+        self.listed: list[tuple[list[tuple[int, str]], list[int]]] = []
         self.__dict__.update(settings)
 
     def prefetch(self, ids: np.ndarray, epochs: np.ndarray) -> None:
@@ -85,6 +86,9 @@ class Remote(Fetching):
     def discard(self, id_: int) -> bool:
         self.discarded.append(id_)
         return self.again
+
+    def list_failures(self, failures, substitutes) -> None:
+        self.listed.append(([(failure.id, failure.reason) for failure in failures], list(substitutes)))
 
     def _row(self, id_: int, epoch: int):
         self.fetched.append(id_)

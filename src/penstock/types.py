@@ -99,8 +99,9 @@ class Dataset(Protocol):
     A dataset whose samples come from afar has `prefetch(ids)`: a hint, which returns at once, of what will be
     fetched soon. Its `discard(id)` throws away what is kept of a sample that failed, and tells whether it can be got
     anew. Where `fetch` or `prefetch` has a parameter `epochs`, it is given the epoch of each id, int64 [n].
-    `on_error`, `shuffle_seed`, `num_downloading_workers` and `prefetch_tickets`, unless None, are what a loader
-    does if it is not told otherwise.
+    `on_error`, `shuffle_seed`, `default_shuffle`, `num_downloading_workers` and `prefetch_tickets`, unless None, are
+    what a loader does if it is not told otherwise. `list_failures(failures, substitutes)` is told of each batch from
+    which samples were left out (`loader.recipe.Failure`s, and id → the id that stands in its place).
 
     A dataset with `fetch` promises that threads may call it at the same time. A plain torch
     map-style dataset (`__len__` and `__getitem__`) is accepted wherever this is.

@@ -184,6 +184,18 @@ class TestWhatADatasetBrings:
         with StreamingDataLoader(dataset, 5, num_workers=0) as loader:
             assert next(iter(loader))["id"].tolist() == [0, 1, 2, 4]
 
+    def test_its_shuffle_is_the_default(self):
+        parts = {"shuffle_seed": 3, "block_ends": np.array([20, 50])}
+        of_dataset = StreamingDataLoader(subjects.Remote(50, default_shuffle="window", **parts), 50, num_workers=0)
+        of_loader = StreamingDataLoader(subjects.Remote(50, **parts), 50, shuffle="window", num_workers=0)
+        assert of_dataset.state_dict() == of_loader.state_dict()
+
+    def test_its_list_of_failures_is_kept(self, lane):
+        dataset = subjects.Remote(20, broken={3: 99, 12: 99}, on_error="substitute")
+        with StreamingDataLoader(dataset, 5, **lane) as loader:
+            assert sum(len(batch["id"]) for batch in loader) == 20
+        assert dataset.listed == [([(3, "ConnectionError")], [3]), ([(12, "ConnectionError")], [12])]
+
     def test_its_numbers_are_defaults(self):
         dataset = subjects.Remote(200, num_downloading_workers=3, prefetch_tickets=7)
         assert "3 thread workers, 7 batches ahead" in StreamingDataLoader(dataset, 5).explain()

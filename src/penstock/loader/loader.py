@@ -21,7 +21,7 @@ from penstock.loader.claims import Claimed, StopAfter
 from penstock.loader.engine import Engine, InlineEngine, LaneEngine, run_ahead
 from penstock.loader.hints import Hints, hinted
 from penstock.loader.processes import ProcessLane
-from penstock.loader.recipe import Policy, Recipe
+from penstock.loader.recipe import Made, Policy, Recipe
 from penstock.loader.settings import (
     block_sizes_of,
     build_order,
@@ -65,7 +65,7 @@ class StreamingDataLoader:
         dataset: `__len__` and `__getitem__`, or `fetch` (see `penstock.Dataset`).
         batch_size: samples per batch of this rank.
         shuffle: False, True or "global" (all samples), or "window" (near ones stay near; needs `dataset.block_ends`).
-            None: True for a dataset that has a `shuffle_seed`, else False.
+            None: as the dataset says, else False.
         seed: key of all randomness: order, transforms' `rng`, substitutes. None: the dataset's `shuffle_seed`, else 0.
         drop_last: True is `remainder="drop"`.
         remainder: the last, incomplete global batch is handed out "short" (default), "drop"ped, "pad"ded from the
@@ -304,7 +304,7 @@ class StreamingDataLoader:
                 stats.samples += num_samples
                 stats.bytes += num_bytes
                 if made is not None and (made.failures or made.substitutes):
-                    stats.note(made)
+                    self._note(made)
                 ready = clock()
                 stats.wait_s += ready - asked
                 # While the trainer works, nothing here may keep its batch, and so its buffer, alive.
@@ -329,6 +329,12 @@ class StreamingDataLoader:
             if self._turn is turn:
                 self.close()
             raise
+
+    def _note(self, made: Made) -> None:
+        """Count what went wrong in a batch, and have the dataset list it if it keeps a list."""
+        self.stats.note(made)
+        if (list_failures := getattr(self.dataset, "list_failures", None)) is not None:
+            list_failures(made.failures, made.substitutes)
 
     def _open_engine(self) -> Engine:
         """Open the engine, or go on with the one that is open."""

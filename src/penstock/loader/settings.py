@@ -132,7 +132,7 @@ def choose_policy(on_error: Any, dataset: Any) -> Any:
 
 
 def choose_shuffle(shuffle: Any, dataset: Any) -> Any:
-    """Choose whether to shuffle where it may be left to the dataset, which has a seed for that if it is to be.
+    """Choose how to shuffle where it is left to the dataset: its `default_shuffle`, or globally if it has a seed.
 
     Raises:
         ConfigError: the dataset is to be shuffled, and the loader not.
@@ -142,7 +142,7 @@ def choose_shuffle(shuffle: Any, dataset: Any) -> Any:
         raise ConfigError(
             f"shuffle=False contradicts {type(dataset).__name__}'s shuffle_seed={own!r}: leave out one of them"
         )
-    return own is not None if shuffle is None else shuffle
+    return getattr(dataset, "default_shuffle", own is not None) if shuffle is None else shuffle
 
 
 def choose_prefetch(prefetch: Any, dataset: Any, workers: int) -> int:
