@@ -68,7 +68,7 @@ def _parquet_batches(
         ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64).tolist()
         wanted = [group for group, end in enumerate(ends) if end > first_row]
         if hasattr(raw, "announce"):
-            raw.announce([(ends[group], _extent(groups[group], names)) for group in wanted])
+            raw.announce([(ends[group], extents(groups[group], names)) for group in wanted])
         for group in wanted:
             row = ends[group] - groups[group].num_rows
             size = max(1, groups[group].total_byte_size // max(1, groups[group].num_rows))
@@ -78,7 +78,7 @@ def _parquet_batches(
                 yield batch, row
 
 
-def _extent(group: Any, columns: Sequence[str] | None) -> list[tuple[int, int]]:
+def extents(group: Any, columns: Sequence[str] | None) -> list[tuple[int, int]]:
     """Give where the wanted columns of a row group lie in the file, half-open, neighbours joined."""
     found: list[tuple[int, int]] = []
     for number in range(group.num_columns):

@@ -24,6 +24,7 @@ import pyarrow as pa
 from penstock.errors import BadBlock, BadManifest, ConfigError, FormatError, ObjectChanged, ObjectMissing, StoreError
 from penstock.formats.files import LOCK_NAME, digest, read_json, store_errors, write_json
 from penstock.index.keys import KeyCheck
+from penstock.index.lazy import open_lazy_index
 from penstock.index.leading import leading
 from penstock.index.parquet import ParquetSource
 from penstock.index.parquet_rows import ParquetRows
@@ -87,6 +88,9 @@ def build_index(
     sql_query: str | None = None,
     max_size: int | None = None,
     allow_missing_columns: bool = False,
+    lazy_index_chunk_size: int | None = None,
+    lazy_index_num_threads: int = 3,
+    lazy_index_prefetch_factor: int = 3,
     storage_options: Mapping[str, Any] | None = None,
     timeout_s: float = 3600.0,
 ) -> Index:
@@ -101,6 +105,10 @@ def build_index(
         sql_query: DuckDB SQL over the table `dataframe`, whose rows are the index.
         max_size: keep only so many rows, the first.
         allow_missing_columns: take None for the values of `columns` that are not there.
+        lazy_index_chunk_size: of Parquet, read parts of at least so many rows when they are needed, and nothing but
+            the number of rows now. None: build the index.
+        lazy_index_num_threads: parts that a process reads at the same time.
+        lazy_index_prefetch_factor: parts that are read ahead for each of them.
         storage_options: see `open_store`.
         timeout_s: how long to wait for another process that is building the same.
 
@@ -126,6 +134,23 @@ def build_index(
         if hasattr(src, "batches")
         else open_source(src, key=choice.key, text_columns=text, storage_options=storage_options)
     )
+    if lazy_index_chunk_size is not None:
+        if sql_query is not None:
+            raise ConfigError(
+                "sql_query needs all rows, a lazy index reads them when they are needed: give one of both"
+            )
+        return open_lazy_index(
+            source,
+            folder=folder,
+            key=choice.key,
+            columns_of=choice.columns_of,
+            chunk_size=lazy_index_chunk_size,
+            num_threads=lazy_index_num_threads,
+            prefetch_factor=lazy_index_prefetch_factor,
+            max_size=max_size,
+            storage_options=storage_options,
+            timeout_s=timeout_s,
+        )
     question = digest(orjson.dumps([VERSION, source.place, source.base, repr(choice)]))
     place = Path(folder) / question
     signature = source.signature()
@@ -181,6 +206,8 @@ def _build(folder: Path, source: Source, choice: Choice, signature: list[Any]) -
     write_json(folder / _MANIFEST, manifest)
     for old in before - {name, _MANIFEST}:
         _remove(folder / old)
+    # What was being read is of no use any more, and there is a training to be run.
+    pa.default_memory_pool().release_unused()
     return Index(rows, key=choice.key, base=source.base, fingerprint=fingerprint)
 
 

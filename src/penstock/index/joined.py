@@ -37,17 +37,17 @@ class JoinedSource:
 
     def __init__(self, place: str, base: str, sources: Sequence[Source]) -> None:
         self.place, self.base = place, base
-        self._sources = list(sources)
+        self.sources = list(sources)
 
     def signature(self) -> list[Any]:
         """The signatures of all."""
-        return ["joined", *(source.signature() for source in self._sources)]
+        return ["joined", *(source.signature() for source in self.sources)]
 
     @property
     def schema(self) -> pa.Schema:
         """The columns of all, of types that hold the values of all."""
         with ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="penstock-index") as pool:
-            return unified(list(pool.map(lambda source: source.schema, self._sources)), self.place)
+            return unified(list(pool.map(lambda source: source.schema, self.sources)), self.place)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all rows in order; columns that a source does not have are null in its rows.
@@ -56,7 +56,7 @@ class JoinedSource:
             As the sources do.
         """
         schema = self.schema
-        waiting, running = deque(self._sources), deque[_Reading]()
+        waiting, running = deque(self.sources), deque[_Reading]()
         try:
             while waiting or running:
                 while waiting and len(running) < AT_A_TIME:

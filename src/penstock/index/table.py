@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from penstock.errors import ConfigError
 from penstock.index.keys import check_keys
+from penstock.index.lazy_rows import LazyRows
 from penstock.index.rows import BatchRows, Row, Rows
 from penstock.index.scan import nearest
 from penstock.index.sql import run_query
@@ -79,6 +80,16 @@ class Index:
         if self._fingerprint is None:
             self._fingerprint = check_keys(lambda: self.keys.chunks, self._key, self.columns, "the index")
         return self._fingerprint
+
+    @property
+    def block_ends(self) -> np.ndarray | None:
+        """Where each part of a lazy index ends, int64 [k]; None where rows need not be read part by part."""
+        return self._rows.block_ends if isinstance(self._rows, LazyRows) and self._ids is None else None
+
+    def prefetch(self, ids: np.ndarray | Sequence[int]) -> None:
+        """Begin to read the parts of a lazy index that rows are in; returns at once, and does nothing for others."""
+        if isinstance(self._rows, LazyRows):
+            self._rows.prefetch(self._numbers(ids))
 
     def rows(self, ids: np.ndarray | Sequence[int]) -> list[Row]:
         """Read rows as Python values, None where there is none.

@@ -1,0 +1,142 @@
+"""An index that is not built: Parquet files whose rows are read when they are needed.
+
+What has to be known at the start is how many rows each row group has. One process of a node reads that, from
+the footers; the others take it from a file. So an index of any size is there in seconds. What is not looked at
+can't be checked: that keys are there and differ is left to who wrote them.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from penstock.errors import BadManifest, ConfigError, ObjectMissing
+from penstock.formats.files import digest, read_json, store_errors, write_json
+from penstock.formats.sources import SourceFile
+from penstock.index.joined import JoinedSource
+from penstock.index.lazy_rows import LazyPlan, LazyRows, blocks_of
+from penstock.index.leading import leading
+from penstock.index.parquet import ParquetSource
+from penstock.index.parquet_groups import read_footers
+from penstock.index.scan import Source, unified
+from penstock.index.table import Index
+from penstock.types import check_int
+
+VERSION = 1
+_MANIFEST = "lazy.json"
+
+
+def open_lazy_index(
+    source: Source,
+    *,
+    folder: str | os.PathLike[str],
+    key: str,
+    columns_of: Callable[[pa.Schema, str], pa.Schema],
+    chunk_size: int,
+    num_threads: int,
+    prefetch_factor: int,
+    max_size: int | None,
+    storage_options: Mapping[str, Any] | None,
+    timeout_s: float,
+) -> Index:
+    """Open Parquet files as an index that is read part by part.
+
+    Args:
+        source: one Parquet file, or several.
+        folder: where indexes of this node lie; parts that were read lie there for a while.
+        key: the column of the keys.
+        columns_of: chooses columns, and their types.
+        chunk_size: least rows of a part, where a file has so many; row groups are not cut.
+        num_threads: parts that a process reads at the same time.
+        prefetch_factor: parts that are read ahead for each of them.
+        max_size: rows to take, from the first. None: all.
+        storage_options: see `open_store`.
+        timeout_s: how long to wait for another process that is reading the footers.
+
+    Raises:
+        ConfigError: it is not Parquet; a column is missing; there are no rows; or a number can't work.
+        BadBlock, StoreError: a file is damaged, or can't be read.
+    """
+    check_int("lazy_index_chunk_size", chunk_size, minimum=1)
+    check_int("lazy_index_num_threads", num_threads, minimum=1)
+    check_int("lazy_index_prefetch_factor", prefetch_factor, minimum=0)
+    files, options = _parquet_files(source), dict(storage_options or {})
+    signature = source.signature()
+    place = Path(folder) / digest(orjson.dumps([VERSION, "lazy", source.place, source.base]))
+    known = _known(place, signature)
+    if known is None:
+        with store_errors(place):
+            place.mkdir(parents=True, exist_ok=True)
+        with leading(place, timeout_s):
+            known = _known(place, signature) or _write(place, source, files, signature, options)
+    schema = columns_of(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(known["schema"]))), source.place)
+    sizes = [np.array(groups, np.int64) for groups in known["sizes"]]
+    blocks = blocks_of(sizes, chunk_size)
+    count = sum(block.rows for block in blocks)
+    if not count:
+        raise ConfigError(f"{source.place} has no rows; there is nothing to index")
+    what = digest(orjson.dumps([chunk_size, schema.to_string()]))
+    plan = LazyPlan(
+        files=files,
+        blocks=blocks,
+        schema=schema,
+        folder=_blocks_folder(place, signature) / what,
+        count=count if max_size is None else min(count, max_size),
+        threads=num_threads,
+        ahead=prefetch_factor,
+        storage_options=options,
+    )
+    fingerprint = digest(orjson.dumps([known["digests"], sorted(schema.names), plan.count]))
+    return Index(LazyRows(plan), key=key, base=source.base, fingerprint=fingerprint)
+
+
+def _parquet_files(source: Source) -> tuple[SourceFile, ...]:
+    """Give the files of a source that is Parquet and nothing else."""
+    sources = source.sources if isinstance(source, JoinedSource) else [source]
+    other = next((one for one in sources if not isinstance(one, ParquetSource)), None)
+    if other is not None:
+        raise ConfigError(
+            f"{other.place} is not Parquet, and only that can be read part by part: write the index as Parquet, or leave "
+            "lazy_index_chunk_size out"
+        )
+    return tuple(one.file for one in sources if isinstance(one, ParquetSource))
+
+
+def _blocks_folder(place: Path, signature: list[Any]) -> Path:
+    return place / f"blocks-{digest(orjson.dumps(signature))}"
+
+
+def _known(place: Path, signature: list[Any]) -> dict[str, Any] | None:
+    """Read what is known of the files, if it is still true."""
+    try:
+        known = read_json(place / _MANIFEST)
+    except (ObjectMissing, BadManifest):
+        return None
+    return known if isinstance(known, dict) and known.get("signature") == signature else None
+
+
+def _write(
+    place: Path, source: Source, files: tuple[SourceFile, ...], signature: list[Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read the footers, and write down what they say."""
+    footers = read_footers(files, options)
+    schema = unified([footer.schema for footer in footers], source.place)
+    known = {
+        "signature": signature,
+        "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+        "sizes": [footer.sizes.tolist() for footer in footers],
+        "digests": [footer.digest for footer in footers],
+    }
+    write_json(place / _MANIFEST, known)
+    for old in place.glob("blocks-*"):
+        if old != _blocks_folder(place, signature):
+            shutil.rmtree(old, ignore_errors=True)
+    return known
