@@ -11,6 +11,7 @@ import pyarrow as pa
 from penstock.errors import BadBlock, StoreError
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
+from penstock.index.notes import Note, read_note
 from penstock.index.parquet import as_plain, plain_schema
 from penstock.index.scan import folder_of
 
@@ -30,15 +31,23 @@ class ArrowSource:
 
     @property
     def base(self) -> str:
-        """What relative locations are below: its folder."""
-        return folder_of(self.file)
+        """What relative locations are below: what a saved index says, else its folder."""
+        return self.note.base if self.note else folder_of(self.file)
+
+    @property
+    def note(self) -> Note | None:
+        """What the file says of itself, if it is a saved index."""
+        return read_note(self._stored_schema())
 
     @property
     def schema(self) -> pa.Schema:
         """Names and types of the columns."""
+        return plain_schema(self._stored_schema())
+
+    def _stored_schema(self) -> pa.Schema:
         if self._schema is None:
             with self._open() as reader:
-                self._schema = plain_schema(reader.schema)
+                self._schema = reader.schema
         return self._schema
 
     def signature(self) -> list[Any]:

@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,6 +147,14 @@ class LazyRows:
             for batch in self._read(block, [name]).to_batches()
         ]
         return pa.chunked_array(parts, type=wanted.field(0).type)[: len(self)]
+
+    def iter_batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows in order, a block at a time; nothing is kept."""
+        left = len(self)
+        for block in self.plan.blocks:
+            for batch in self._read(block, self.schema.names).to_batches(max_chunksize=_BATCH_ROWS):
+                yield conform(batch[:left], self.schema)
+                left -= min(left, len(batch))
 
     def _begin(self, numbers: Sequence[int]) -> list[Future[BatchRows]]:
         """Begin to read blocks that are not there; give all, those that were last needed kept."""

@@ -13,7 +13,8 @@ from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
 from penstock.index.scan import folder_of
 
-BATCH_ROWS = 1 << 16
+BATCH_ROWS = 1 << 14
+"""Small enough that what is decoded and written stays in memory that is already mapped."""
 
 
 class ParquetSource:
@@ -55,7 +56,7 @@ class ParquetSource:
 
 
 @contextmanager
-def open_parquet(file: SourceFile, storage_options: dict[str, Any], **options: Any) -> Iterator[Any]:
+def open_parquet(file: SourceFile, storage_options: dict[str, Any]) -> Iterator[Any]:
     """Open a Parquet file.
 
     Raises:
@@ -66,7 +67,7 @@ def open_parquet(file: SourceFile, storage_options: dict[str, Any], **options: A
 
     try:
         if file.url is None:
-            with pq.ParquetFile(file.path, **options) as table:
+            with pq.ParquetFile(file.path, memory_map=True) as table:
                 yield table
         else:
             with open_raw(file, **storage_options) as raw, pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table:

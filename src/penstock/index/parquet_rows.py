@@ -78,11 +78,19 @@ class ParquetRows:
 
     def iter_column(self, name: str) -> Iterator[pa.Array]:
         """Decode a column, a part at a time."""
-        wanted, left = pa.schema([self.schema.field(name)]), len(self)
+        for batch in self._read(pa.schema([self.schema.field(name)])):
+            yield batch.column(0)
+
+    def iter_batches(self) -> Iterator[pa.RecordBatch]:
+        """Decode all rows in order, a batch at a time; nothing is kept."""
+        return self._read(self.schema)
+
+    def _read(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        left = len(self)
         with open_parquet(self.file, {}) as table:
-            names = [name] if name in table.schema_arrow.names else []
+            names = [name for name in schema.names if name in table.schema_arrow.names]
             for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                yield conform(batch[:left], wanted).column(0)
+                yield conform(batch[:left], schema)
                 left -= min(left, len(batch))
                 if not left:
                     return
@@ -96,6 +104,8 @@ class ParquetRows:
         if len(groups) > 1:
             with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
                 list(pool.map(self._map, groups))
+            # What decoding took is of no use while rows are read.
+            pa.default_memory_pool().release_unused()
         elif groups:
             self._map(groups[0])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -52,6 +52,9 @@ class Rows(Protocol):
     def column(self, name: str) -> pa.ChunkedArray:
         """Give a column whole, without a copy where it is mapped."""
 
+    def iter_batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows in order, a batch at a time."""
+
 
 class BatchRows:
     """The rows of some record batches, each of them given when it is first needed.
@@ -83,7 +86,11 @@ class BatchRows:
     @property
     def batches(self) -> list[pa.RecordBatch]:
         """All of them, in order."""
-        return [self._batch(number) for number in range(len(self.ends))]
+        return list(self.iter_batches())
+
+    def iter_batches(self) -> Iterator[pa.RecordBatch]:
+        """Give all of them, in order."""
+        return map(self._batch, range(len(self.ends)))
 
     def rows(self, ids: np.ndarray) -> list[Row]:
         """Read rows as Python values; see `Rows`."""
@@ -147,6 +154,10 @@ class MappedRows:
     def column(self, name: str) -> pa.ChunkedArray:
         """Give a column whole, without a copy."""
         return self._map().column(name)
+
+    def iter_batches(self) -> Iterator[pa.RecordBatch]:
+        """Give all rows in order, without a copy."""
+        return self._map().iter_batches()
 
 
 def map_rows(path: str) -> BatchRows:

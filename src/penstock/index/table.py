@@ -8,7 +8,8 @@ lies; `fingerprint` says so in 32 characters. An index holds no row in memory: i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,16 @@ import pyarrow as pa
 from penstock.errors import ConfigError
 from penstock.index.keys import check_keys
 from penstock.index.lazy_rows import LazyRows
+from penstock.index.notes import Note, save_rows
 from penstock.index.rows import BatchRows, Row, Rows
 from penstock.index.scan import nearest
 from penstock.index.sql import run_query
 from penstock.plan.permutation import permute
 from penstock.seeds import key as seed_key
+from penstock.store.urls import redact
 from penstock.types import check_int
+
+_TAKEN = 1 << 16
 
 
 class Index:
@@ -112,8 +117,28 @@ class Index:
         """
         if name not in self._rows.schema.names:
             raise ConfigError(f"the index has no column {name!r}: {nearest(name, self.columns)}")
-        whole = self._rows.column(name)
-        return whole if self._ids is None else whole.take(pa.array(self._ids))
+        if self._ids is None:
+            return self._rows.column(name)
+        number = self._rows.schema.names.index(name)
+        return pa.chunked_array(
+            [batch.column(number) for batch in self.iter_batches()], type=self.schema.field(name).type
+        )
+
+    def iter_batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows in order, a batch in memory at a time."""
+        if self._ids is None:
+            yield from self._rows.iter_batches()
+        elif (np.diff(self._ids) > 0).all():
+            start = 0
+            for batch in self._rows.iter_batches():
+                first, last = np.searchsorted(self._ids, [start, start + len(batch)])
+                if last > first:
+                    yield batch.take(_as_arrow(self._ids[first:last] - start))
+                start += len(batch)
+        else:
+            table = pa.Table.from_batches(self._rows.iter_batches(), self.schema).combine_chunks()
+            for at in range(0, len(self._ids), _TAKEN):
+                yield from table.take(_as_arrow(self._ids[at : at + _TAKEN])).combine_chunks().to_batches()
 
     def _numbers(self, ids: np.ndarray | Sequence[int]) -> np.ndarray:
         numbers = np.asarray(ids, np.int64)
@@ -148,7 +173,7 @@ class Index:
             ConfigError: the query is wrong, gives no rows, or no column of the keys.
             FormatError: a key is missing in what it gives, or there twice.
         """
-        table = pa.table({name: self.column(name) for name in self.columns})
+        table = pa.Table.from_batches(self.iter_batches(), self.schema)
         with run_query(sql, table) as reader:
             batches = list(reader)
         if self._key not in reader.schema.names:
@@ -190,5 +215,30 @@ class Index:
             raise ConfigError(f"val_ratio must be a number from 0 to 1, got {ratio!r}")
         return int(len(self) * ratio)
 
+    def save(self, url: str | os.PathLike[str], **storage_options: Any) -> None:
+        """Write the index to one Arrow file, which `open_index` opens and anything that knows Arrow reads.
+
+        Args:
+            url: a path or URL that ends in .arrow; what is there is replaced. A file on a disk is mapped when it
+                is opened; an object is compressed, and is held in memory while it is sent.
+            storage_options: see `open_store`.
+
+        Raises:
+            ConfigError: the name does not end in .arrow.
+            StoreError: it can't be written.
+        """
+        save_rows(
+            url,
+            self.schema,
+            self.iter_batches(),
+            Note(key=self._key, base=redact(self._base), fingerprint=self.fingerprint),
+            storage_options,
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fingerprint": self.fingerprint}
+
+
+def _as_arrow(ids: np.ndarray) -> pa.Array:
+    """View int64 [n] as an Arrow array."""
+    return pa.Array.from_buffers(pa.int64(), len(ids), [None, pa.py_buffer(np.ascontiguousarray(ids))])
