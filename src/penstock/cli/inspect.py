@@ -21,7 +21,8 @@ def inspect(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A token bin, text source, tokenizer, checkpoint or loader's state; a folder of these or of blocks."
+            help="A token bin, text source, table, index, tokenizer, checkpoint or loader's state; a folder of these "
+            "or of blocks."
         ),
     ],
     rows: Annotated[int, typer.Option(min=0, help="First documents or rows to show.")] = 3,
@@ -50,8 +51,9 @@ def describe(path: Path, *, rows: int, tokenizer: str | None, dtype: str | None)
     """
     from penstock.cli import inspect_files as files
     from penstock.cli.block_folders import describe_blocks
+    from penstock.cli.inspect_index import describe_index, describe_table
     from penstock.formats.block_manifest import MANIFEST_NAME
-    from penstock.formats.sources import find_files
+    from penstock.formats.sources import described, find_files
     from penstock.formats.tokens import docs_path, read_meta
 
     if path.is_dir():
@@ -71,6 +73,10 @@ def describe(path: Path, *, rows: int, tokenizer: str | None, dtype: str | None)
         return describe_blocks(path.parent, rows=rows)
     if path.suffix == ".json":
         return files.describe_json(path, rows=rows)
+    if path.suffix == ".arrow":
+        return describe_index(path, rows=rows) or describe_table(path, rows=rows)
+    if described(path)[0] in (".csv", ".tsv"):
+        return describe_table(path, rows=rows)
     return files.describe_sources(find_files(path), rows=rows)
 
 

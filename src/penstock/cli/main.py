@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import blocks, download, inspect, plan, search, tokenize, verify
+from penstock.cli import blocks, download, index, inspect, plan, search, tokenize, verify
 from penstock.demo.command import demo
 from penstock.errors import PenstockError
 
@@ -31,6 +31,7 @@ app.command()(search.search)
 app.command()(download.download)
 app.command()(blocks.blocks)
 app.command()(tokenize.tokenize)
+app.command()(index.index)
 app.command()(inspect.inspect)
 app.command()(verify.verify)
 app.command()(plan.plan)

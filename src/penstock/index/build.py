@@ -36,6 +36,8 @@ from penstock.index.table import Index
 from penstock.types import check_int
 
 VERSION = 1
+KEY = "index"
+"""The column that keys are in unless it is said."""
 _MANIFEST = "index.json"
 
 
@@ -43,7 +45,7 @@ _MANIFEST = "index.json"
 class Choice:
     """What is wanted of a source."""
 
-    key: str = "index"
+    key: str = KEY
     columns: tuple[str, ...] = ()
     """Columns that have to be there, apart from the key."""
     keep: tuple[str, ...] | None = None
@@ -60,8 +62,8 @@ class Choice:
         """
         if self.key not in schema.names:
             raise ConfigError(
-                f"{place} has no column {self.key!r} for the keys; {nearest(self.key, schema.names)}: name it by "
-                "index_col_name"
+                f"{place} has no column {self.key!r}, which index_col_name says the keys are in; "
+                f"{nearest(self.key, schema.names)}"
             )
         wanted = dict.fromkeys([self.key, *self.columns, *(schema.names if self.keep is None else self.keep)])
         missing = [name for name in wanted if name not in schema.names]
@@ -82,7 +84,7 @@ def build_index(
     src: Any,
     *,
     folder: str | os.PathLike[str],
-    index_col_name: str = "index",
+    index_col_name: str = KEY,
     columns: Sequence[str] = (),
     index_cols_to_keep: Sequence[str] | None = None,
     sql_query: str | None = None,

@@ -15,7 +15,7 @@ from penstock.errors import ConfigError
 from penstock.formats.files import store_errors
 from penstock.index.rows import write_batches
 from penstock.store.store import open_store
-from penstock.store.urls import is_url, parse_url, redact
+from penstock.store.urls import Place, is_url, parse_url, redact
 
 _NAME = b"penstock.index"
 _VERSION = 1
@@ -55,9 +55,7 @@ def save_rows(
 ) -> None:
     """Write rows with a note on them; see `Index.save`."""
     name = os.fspath(url)
-    place = parse_url(name) if is_url(name) else None
-    if not (place.key if place else name).endswith(SUFFIX):
-        raise ConfigError(f"an index is saved as an Arrow file, got {redact(name)}: let the name end in {SUFFIX}")
+    place = check_place(name)
     if place is None or place.scheme == "file":
         path = Path(name if place is None else place.key)
         with store_errors(path):
@@ -71,3 +69,15 @@ def save_rows(
         for batch in batches:
             writer.write_batch(batch)
     open_store(name, **storage_options).put("", sink.getvalue().to_pybytes())
+
+
+def check_place(name: str) -> Place | None:
+    """Take the URL of a saved index apart; None for a path.
+
+    Raises:
+        ConfigError: it does not end in .arrow.
+    """
+    place = parse_url(name) if is_url(name) else None
+    if not (place.key if place else name).endswith(SUFFIX):
+        raise ConfigError(f"an index is saved as an Arrow file, got {redact(name)}: let the name end in {SUFFIX}")
+    return place
