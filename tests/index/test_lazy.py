@@ -75,7 +75,9 @@ def test_a_size_ends_the_index_within_a_part(files, tmp_path):
     index = lazy(files / "0.parquet", tmp_path, max_size=250)
     assert (len(index), index.block_ends.tolist()) == (250, [100, 200, 250])
     assert index.rows([249])[0]["index"] == "k249"
-    assert len(index.keys) == 250
+    assert index.keys.to_pylist() == [row["index"] for row in ROWS[:250]]
+    index.save(tmp_path / "saved.arrow")
+    assert len(build_index(tmp_path / "saved.arrow", folder=tmp_path / "node")) == 250
 
 
 def test_parts_are_read_ahead_and_no_thread_is_left(files, tmp_path):

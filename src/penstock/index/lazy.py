@@ -104,8 +104,8 @@ def _parquet_files(source: Source) -> tuple[SourceFile, ...]:
     other = next((one for one in sources if not isinstance(one, ParquetSource)), None)
     if other is not None:
         raise ConfigError(
-            f"{other.place} is not Parquet, and only that can be read part by part: write the index as Parquet, or leave "
-            "lazy_index_chunk_size out"
+            f"{other.place} is not Parquet, and only that can be read part by part: write the index as Parquet, or "
+            "leave lazy_index_chunk_size out"
         )
     return tuple(one.file for one in sources if isinstance(one, ParquetSource))
 

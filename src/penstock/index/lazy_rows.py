@@ -28,7 +28,7 @@ from penstock.errors import BadBlock, ObjectMissing
 from penstock.formats.files import store_errors
 from penstock.formats.sources import SourceFile
 from penstock.index.leading import leading
-from penstock.index.parquet_groups import read_groups
+from penstock.index.parquet_groups import iter_groups, read_metadata
 from penstock.index.rows import BatchRows, Row, map_rows, write_batches
 from penstock.index.scan import conform
 
@@ -36,7 +36,6 @@ KEPT = 64
 """Blocks that stay: more than two windows of a shuffle, which has sixteen blocks unless it is told otherwise."""
 _FILE = "rows.arrow"
 _TIMEOUT_S = 600.0
-_BATCH_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +104,7 @@ class LazyRows:
         self._blocks: OrderedDict[int, Future[BatchRows]] = OrderedDict()
         self._waiting: deque[int] = deque()
         self._workers = 0
+        self._metadata: dict[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.plan,)
@@ -141,20 +141,20 @@ class LazyRows:
     def column(self, name: str) -> pa.ChunkedArray:
         """Read a column whole, from all files."""
         wanted = pa.schema([self.schema.field(name)])
-        parts = [
-            conform(batch, wanted).column(0)
-            for block in self.plan.blocks
-            for batch in self._read(block, [name]).to_batches()
-        ]
-        return pa.chunked_array(parts, type=wanted.field(0).type)[: len(self)]
+        return pa.chunked_array([batch.column(0) for batch in self._all(wanted)], type=wanted.field(0).type)
 
     def iter_batches(self) -> Iterator[pa.RecordBatch]:
-        """Read all rows in order, a block at a time; nothing is kept."""
+        """Read all rows in order, from where they are; nothing of it is kept."""
+        return self._all(self.schema)
+
+    def _all(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         left = len(self)
         for block in self.plan.blocks:
-            for batch in self._read(block, self.schema.names).to_batches(max_chunksize=_BATCH_ROWS):
-                yield conform(batch[:left], self.schema)
-                left -= min(left, len(batch))
+            for batch in self._read(block, schema):
+                yield batch[:left]
+                left -= len(batch)
+                if left <= 0:
+                    return
 
     def _begin(self, numbers: Sequence[int]) -> list[Future[BatchRows]]:
         """Begin to read blocks that are not there; give all, those that were last needed kept."""
@@ -205,15 +205,19 @@ class LazyRows:
         with leading(folder, _TIMEOUT_S):
             with suppress(ObjectMissing, BadBlock):
                 return map_rows(str(path))
-            table = self._read(self.plan.blocks[number], self.schema.names)
-            batches = (conform(batch, self.schema) for batch in table.to_batches(max_chunksize=_BATCH_ROWS))
-            write_batches(path, self.schema, batches)
+            write_batches(path, self.schema, self._read(self.plan.blocks[number], self.schema))
             rows = map_rows(str(path))
         self._tidy()
         return rows
 
-    def _read(self, block: Block, columns: Sequence[str]) -> pa.Table:
-        return read_groups(self.plan.files[block.file], block.groups, columns, self.plan.storage_options)
+    def _read(self, block: Block, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Read a block's rows from where they are."""
+        file, options = self.plan.files[block.file], self.plan.storage_options
+        metadata = self._metadata.get(block.file)
+        if metadata is None:
+            metadata = self._metadata[block.file] = read_metadata(file, options)
+        for batch in iter_groups(file, metadata, block.groups, schema.names, options):
+            yield conform(batch, schema)
 
     def _tidy(self) -> None:
         """Remove the files of blocks that were not used for longest."""

@@ -21,7 +21,7 @@ from penstock.formats.files import digest
 from penstock.formats.record_tables import extents
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
-from penstock.index.parquet import plain_schema
+from penstock.index.parquet import BATCH_ROWS, plain_schema
 from penstock.store.store import open_store
 
 AT_A_TIME = 32
@@ -58,10 +58,8 @@ def read_footers(files: Sequence[SourceFile], storage_options: Mapping[str, Any]
 
 def read_footer(file: SourceFile, storage_options: Mapping[str, Any]) -> Footer:
     """Read the footer of one file; see `read_footers`."""
-    import pyarrow.parquet as pq
-
+    metadata = read_metadata(file, storage_options)
     with _reported(file), open_raw(file, **storage_options) as raw:
-        metadata = pq.read_metadata(pa.PythonFile(raw, mode="r"))
         raw.seek(file.size_bytes - _END)
         length = int.from_bytes(raw.read(_END)[:4], "little")
         raw.seek(file.size_bytes - _END - length)
@@ -72,10 +70,25 @@ def read_footer(file: SourceFile, storage_options: Mapping[str, Any]) -> Footer:
     )
 
 
-def read_groups(
-    file: SourceFile, groups: Sequence[int], columns: Sequence[str], storage_options: Mapping[str, Any]
-) -> pa.Table:
+def read_metadata(file: SourceFile, storage_options: Mapping[str, Any]) -> Any:
+    """Read the footer of one file as pyarrow's FileMetaData; raises as `read_footers`."""
+    import pyarrow.parquet as pq
+
+    with _reported(file), open_raw(file, **storage_options) as raw:
+        return pq.read_metadata(pa.PythonFile(raw, mode="r"))
+
+
+def iter_groups(
+    file: SourceFile, metadata: Any, groups: Sequence[int], columns: Sequence[str], storage_options: Mapping[str, Any]
+) -> Iterator[pa.RecordBatch]:
     """Read some columns of some row groups, those columns that the file has.
+
+    Args:
+        file: which.
+        metadata: its FileMetaData.
+        groups: row groups, in order.
+        columns: names.
+        storage_options: see `open_store`.
 
     Raises:
         BadBlock: the file is damaged.
@@ -84,15 +97,16 @@ def read_groups(
     """
     import pyarrow.parquet as pq
 
+    names = [name for name in metadata.schema.to_arrow_schema().names if name in columns]
     with _reported(file), open_raw(file, **storage_options) as raw:
-        metadata = pq.read_metadata(pa.PythonFile(raw, mode="r"))
-        names = [name for name in metadata.schema.to_arrow_schema().names if name in columns]
         source = raw
         if file.url is not None:
             places = [place for group in groups for place in extents(metadata.row_group(group), names)]
             source = _fetched(file, places, storage_options)
         with pq.ParquetFile(pa.PythonFile(source, mode="r"), metadata=metadata, pre_buffer=False) as table:
-            return table.read_row_groups(list(groups), columns=names, use_threads=False)
+            yield from table.iter_batches(
+                batch_size=BATCH_ROWS, row_groups=list(groups), columns=names, use_threads=False
+            )
 
 
 def _fetched(file: SourceFile, places: Sequence[tuple[int, int]], storage_options: Mapping[str, Any]) -> Pieces:

@@ -29,6 +29,7 @@ _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _GNU_NAMES = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 _NO_FILES = (tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"V", b"D")
+_LONGEST_MAGIC = 8
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
@@ -72,6 +73,8 @@ class _Headers:
         ahead: dict[str, str] = {}
         ended = False
         while self._at < self._size:
+            if self._at == 0:
+                self._check_uncompressed()
             block = self._read(self._at, BLOCK)
             if block == _ZEROS:
                 # Archives written one behind the other: what follows the end of the first is another.
@@ -100,13 +103,16 @@ class _Headers:
                 "write it again"
             )
 
+    def _check_uncompressed(self) -> None:
+        start = self._read(0, min(_LONGEST_MAGIC, self._size))
+        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
+        if kind is not None:
+            raise self._bad(f"is compressed with {kind}, so no member can be read alone: uncompress it")
+
     def _header(self, block: bytes) -> tarfile.TarInfo:
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
-            kind = next((kind for magic, kind in _COMPRESSED.items() if block.startswith(magic)), None)
-            if kind is not None and self._at == 0:
-                raise self._bad(f"is compressed with {kind}, so no member can be read alone: uncompress it") from None
             raise self._bad(
                 f"has no header of a member at byte {self._at:,} ({error}): it is damaged, or no tar"
             ) from None
