@@ -21,6 +21,7 @@ import numpy as np
 from penstock.datasets.locations import read_downloads
 from penstock.datasets.quarantine import QuarantineLog
 from penstock.datasets.streaming_fetch import CacheSettings, Recital, SampleFetcher
+from penstock.datasets.streaming_index import index_of
 from penstock.datasets.streaming_options import (
     Policy,
     cache_folder,
@@ -35,7 +36,6 @@ from penstock.datasets.streaming_options import (
 from penstock.datasets.streaming_views import Views
 from penstock.errors import SampleError
 from penstock.formats.files import digest
-from penstock.index.build import build_index
 from penstock.index.table import Index
 from penstock.store.cache import Cache
 from penstock.store.sizes import parse_size
@@ -62,7 +62,7 @@ class StreamingDataset:
         columns_to_download: columns whose values are locations of objects to fetch. An entry is a name, or a mapping
             {"column", "offset", "length", "name"} of names: a part of an object, which starts at the byte and has the
             bytes that two other columns say, put into the sample under `name`. None or []: metadata only.
-        index_col_name: the column of keys, which must differ from row to row.
+        index_col_name: the column of keys, which must differ from row to row; an `Index` knows its own.
         shuffle_seed: key of the order, and of the randomness of transforms. None: in the order of the index.
         transforms: sample → sample, or several. One with a parameter `rng` gets a generator keyed to the sample and
             epoch. A list or generator adds several samples, None leaves the sample out.
@@ -76,7 +76,8 @@ class StreamingDataset:
         max_size: use this many samples at most, the first ones.
         allow_missing_columns: columns that are named here and are not there are None instead of an error.
         sql_query: SQL (of DuckDB) that selects rows and columns of the table `dataframe`.
-        lazy_index_chunk_size: rows to a part of an index that is read as it is needed. None: all of it at the start.
+        lazy_index_chunk_size: of Parquet, read only how many rows there are at the start, and parts of at least so many
+            rows as they are needed. None: the whole index at the start.
         lazy_index_num_threads: threads that read such parts.
         lazy_index_prefetch_factor: parts that each of them reads ahead.
         index_cols_to_keep: columns of the index in each sample. None: all.
@@ -136,8 +137,8 @@ class StreamingDataset:
         downloads = read_downloads(columns_to_download)
         self.dst = cache_folder(dst)
         limit = None if cache_limit is None else parse_size(cache_limit)
-        self._source = src if isinstance(src, str | os.PathLike) else type(src).__name__
-        self._index = build_index(
+        self._source = redact(os.fspath(src)) if isinstance(src, str | os.PathLike) else type(src).__name__
+        self._index = index_of(
             src,
             folder=self.dst / "index",
             index_col_name=index_col_name,
@@ -146,15 +147,18 @@ class StreamingDataset:
             max_size=max_size,
             allow_missing_columns=allow_missing_columns,
             index_cols_to_keep=index_cols_to_keep,
+            lazy_index_chunk_size=lazy_index_chunk_size,
+            lazy_index_num_threads=lazy_index_num_threads,
+            lazy_index_prefetch_factor=lazy_index_prefetch_factor,
             storage_options=options,
         )
         downloads = tuple(download.beside(self._index.columns) for download in downloads)
         seed = self.shuffle_seed or 0
         self._recital = Recital(
-            key_column=index_col_name,
+            key_column=self._index.key,
             data_type=data_type,
             downloads=downloads,
-            hidden=hidden_columns(self._index.columns, downloads, index_col_name, index_cols_to_keep),
+            hidden=hidden_columns(self._index.columns, downloads, self._index.key, index_cols_to_keep),
             predownload=Chain(before, seed=seed, stream="predownload"),
         )
         self._chain = Chain(self.transforms, seed=seed)
@@ -171,7 +175,7 @@ class StreamingDataset:
         return len(self._index)
 
     def __repr__(self) -> str:
-        return f"StreamingDataset({redact(str(self._source))!r}: {len(self):,} samples)"
+        return f"StreamingDataset({self._source!r}: {len(self):,} samples)"
 
     def __getitem__(self, index: int) -> Any:
         """Give one sample, transformed; a list where a transform makes several, None where one leaves it out.
@@ -213,7 +217,7 @@ class StreamingDataset:
     @property
     def block_ends(self) -> np.ndarray | None:
         """Where each part of a lazy index ends, int64 [parts], for `shuffle="window"`; None: there are no parts."""
-        return getattr(self._index, "block_ends", None)
+        return self._index.block_ends
 
     @property
     def default_shuffle(self) -> Literal["global", "window", False]:

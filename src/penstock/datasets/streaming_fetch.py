@@ -101,7 +101,8 @@ class SampleFetcher:
         return rows
 
     def prefetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> None:
-        """Begin to download what the samples of ids need; returns at once, and leaves errors to `fetch`."""
+        """Begin to download what the samples of ids need; waits for rows at most, and leaves errors to `fetch`."""
+        self._index.prefetch(ids)
         plans = self._plans(ids, epochs)
         places = zip(_each(epochs, len(ids)), ids.tolist(), strict=True)
         self._ahead.update(zip(places, plans, strict=True))

@@ -17,11 +17,12 @@ DATA_TYPES = ("image", "video", "audio", "text")
 
 def check_source(src: Any) -> None:
     """Refuse what can't be the description of samples."""
-    if isinstance(src, str | os.PathLike) or callable(src) or hasattr(src, "rows"):
+    several = src if isinstance(src, list | tuple) and src else [src]
+    if callable(src) or hasattr(src, "rows") or all(isinstance(one, str | os.PathLike) for one in several):
         return
     raise ConfigError(
-        "src must be a path or URL of an index, a folder or an archive, a data provider, or an Index; got "
-        f"{type(src).__name__}"
+        "src must be a path or URL of an index, a folder or an archive, a list of these, a data provider, or an Index; "
+        f"got {src!r:.100}"
     )
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from penstock.errors import BadBlock, BadManifest, ConfigError, FormatError, ObjectChanged, ObjectMissing, StoreError
 from penstock.formats.files import LOCK_NAME, digest, read_json, store_errors, write_json
+from penstock.index.grouping import LENGTH, OFFSET
 from penstock.index.keys import KeyCheck
 from penstock.index.lazy import open_lazy_index
 from penstock.index.leading import leading
@@ -66,6 +67,9 @@ class Choice:
                 f"{nearest(self.key, schema.names)}"
             )
         wanted = dict.fromkeys([self.key, *self.columns, *(schema.names if self.keep is None else self.keep)])
+        # Where a column's values are is said beside it, and goes with it.
+        beside = [name + ending for name in wanted for ending in (OFFSET, LENGTH)]
+        wanted |= dict.fromkeys(name for name in beside if name in schema.names)
         missing = [name for name in wanted if name not in schema.names]
         if missing and not self.allow_missing_columns:
             raise ConfigError(

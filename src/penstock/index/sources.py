@@ -184,7 +184,8 @@ class _Opener:
     def _list(self, path: str) -> Source:
         """Open the index files that a list names."""
         try:
-            text = open_store(path, **self.options).get().decode("utf-8-sig")
+            options = self.options if is_url(path) else {}
+            text = open_store(path, **options).get().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadManifest(f"{redact(path)} is no list of files: it is not UTF-8 ({error})") from None
         lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,0 +1,63 @@
+"""The rows behind a StreamingDataset: an index that is built, or one that is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.errors import ConfigError
+from penstock.index.build import build_index
+from penstock.index.scan import nearest
+from penstock.index.table import Index
+from penstock.store.urls import is_url
+from penstock.types import check_int
+
+
+def index_of(
+    src: Any,
+    *,
+    folder: str | os.PathLike[str],
+    columns: Sequence[str],
+    sql_query: str | None,
+    max_size: int | None,
+    allow_missing_columns: bool,
+    lazy_index_chunk_size: int | None,
+    storage_options: Mapping[str, Any],
+    **options: Any,
+) -> Index:
+    """Give the index of a source; the arguments are those of `build_index`.
+
+    Options of stores are not for a disk: where the index lies on one, they are for what it names.
+
+    Raises:
+        ConfigError: an argument cannot work, or has no meaning for an index that is there.
+        PenstockError: see `build_index`.
+    """
+    if not isinstance(src, Index):
+        is_local = isinstance(src, str | os.PathLike) and not is_url(os.fspath(src))
+        return build_index(
+            src,
+            folder=folder,
+            columns=columns,
+            sql_query=sql_query,
+            max_size=max_size,
+            allow_missing_columns=allow_missing_columns,
+            lazy_index_chunk_size=lazy_index_chunk_size,
+            storage_options={} if is_local and not os.fspath(src).endswith(".txt") else storage_options,
+            **options,
+        )
+    if lazy_index_chunk_size is not None:
+        raise ConfigError("lazy_index_chunk_size says how an index is read, and src is an Index already: leave it out")
+    chosen = src if sql_query is None else src.select(sql_query)
+    if max_size is not None:
+        chosen = chosen.take(np.arange(min(check_int("max_size", max_size, minimum=1), len(chosen))))
+    missing = [name for name in columns if name not in chosen.columns]
+    if missing and not allow_missing_columns:
+        raise ConfigError(
+            f"the index has no column {missing[0]!r}; {nearest(missing[0], chosen.columns)}. With "
+            "allow_missing_columns=True its values would be None"
+        )
+    return chosen

@@ -1,0 +1,412 @@
+"""StreamingDataset: samples described by a table, their files fetched when they are asked for."""
+
+from __future__ import annotations
+
+import gc
+import io
+import pickle
+import sqlite3
+import tarfile
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import streaming_subjects as subjects
+from penstock import SampleError, StreamingDataLoader, StreamingDataset, open_store
+from penstock.testing import Footprint
+from streaming_subjects import COUNT, content, key, numbers, rows
+
+IMAGE = {"columns_to_download": ["image"]}
+ADDED = {"__sample_key__", "__data_type__"}
+KINDS = {"bin": content, "txt": lambda number: b"a text" if number % 2 else b"", "none": lambda number: b"unused" * 9}
+
+
+@pytest.fixture
+def site(web):
+    web.add_files(subjects.served())
+    return web
+
+
+@pytest.fixture
+def dataset(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path / "dst", **IMAGE) as opened:
+        yield opened
+
+
+def test_a_sample_is_its_row_with_a_local_path_in_the_place_of_its_location(dataset, tmp_path):
+    assert len(dataset) == COUNT
+    sample = dataset[7]
+    assert sample == {**rows()[7], "image": sample["image"], "__sample_key__": key(7), "__data_type__": None}
+    assert Path(sample["image"]).read_bytes() == content(7)
+    assert Path(sample["image"]).is_relative_to(tmp_path / "dst")
+    assert dataset[-1]["__sample_key__"] == key(COUNT - 1)
+    assert repr(dataset).endswith(f"samples.csv': {COUNT} samples)")
+
+
+@pytest.mark.parametrize("index", [COUNT, -COUNT - 1, 10**12])
+def test_there_is_no_sample_out_of_range(dataset, index):
+    with pytest.raises(IndexError, match=f"from 0 to {COUNT - 1}"):
+        dataset[index]
+
+
+def test_its_kind_of_data_goes_into_each_sample(site, tmp_path):
+    for kind in ("image", "video_latent"):
+        with StreamingDataset(f"{site.url}/samples.csv", tmp_path, data_type=kind) as dataset:
+            assert dataset[0]["__data_type__"] == kind
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_metadata_alone_downloads_nothing_but_the_index(site, tmp_path, nothing):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path / "dst", columns_to_download=nothing) as dataset:
+        assert [sample["image"] for sample in dataset] == [row["image"] for row in rows()]
+    assert site.requests("images/") == []
+
+
+def test_an_object_is_downloaded_once_whoever_asks(dataset, site):
+    paths = {sample["image"]: Path(sample["image"]).read_bytes() for sample in dataset}
+    assert sorted(paths.values()) == sorted(map(content, range(COUNT)))
+    for sample in dataset.iter_batches(8):
+        assert set(sample["image"]) <= set(paths)
+    assert Path(dataset[5]["image"]).read_bytes() == content(5)
+    counts = Counter(line["path"] for line in site.requests("images/"))
+    assert counts == dict.fromkeys(counts, 1)
+    assert len(counts) == COUNT
+
+
+def test_local_files_are_used_where_they_lie(tmp_path):
+    folder = subjects.write(tmp_path / "data", subjects.served())
+    with StreamingDataset(folder / "samples.csv", tmp_path / "dst", cache_limit=0, **IMAGE) as dataset:
+        samples = list(dataset)
+        assert {str(sample["image"]) for sample in samples} == {str(folder / row["image"]) for row in rows()}
+        for number in range(COUNT):
+            assert dataset.discard(number) is False
+        dataset.cache.clear()
+    del samples
+    gc.collect()
+    assert all((folder / row["image"]).read_bytes() == content(number) for number, row in enumerate(rows()))
+
+
+def test_what_is_missing_is_none(site, tmp_path):
+    table = [{**row, "image": None if n % 2 else row["image"], "caption": ""} for n, row in enumerate(rows(10))]
+    site.add_files({"some.csv": subjects.as_csv(table)})
+    with StreamingDataset(
+        f"{site.url}/some.csv", tmp_path, columns_to_download=["image", "depth"], allow_missing_columns=True
+    ) as dataset:
+        assert dataset[1]["image"] is None
+        assert dataset[1]["depth"] is None
+        assert Path(dataset[2]["image"]).read_bytes() == content(2)
+        (batch,) = dataset.iter_batches(10)
+        assert batch["image"][1] is batch["depth"][0] is None
+        assert batch["width"].tolist() == [row["width"] for row in rows(10)]
+
+
+def test_several_columns_and_parts_of_objects_are_downloaded(web, tmp_path):
+    names = [f"{number:03}" for number in range(20)]
+    shard = b"".join(map(content, range(20)))
+    starts = np.cumsum([0, *(len(content(number)) for number in range(20))]).tolist()
+    table = [
+        {"index": name, "shard": "all.bin", "start": starts[n], "size": len(content(n)), "text": f"{name}.txt"}
+        for n, name in enumerate(names)
+    ]
+    files = {f"{name}.txt": name.encode() for name in names}
+    web.add_files({"all.bin": shard, "samples.csv": subjects.as_csv(table), **files})
+    part = {"column": "shard", "offset": "start", "length": "size", "name": "image"}
+    with StreamingDataset(
+        f"{web.url}/samples.csv", tmp_path, columns_to_download=[part, "text"], shuffle_seed=1
+    ) as dataset:
+        for sample in dataset:
+            number = int(sample["index"])
+            assert Path(sample["image"]).read_bytes() == content(number)
+            assert Path(sample["text"]).read_text() == names[number]
+            assert sample.keys() == {"index", "shard", "text", "image", "__sample_key__", "__data_type__"}
+    assert web.bytes_sent("all.bin") <= 1.02 * len(shard)
+
+
+def test_only_the_columns_to_keep_are_in_a_sample(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, index_cols_to_keep=["caption"], **IMAGE) as dataset:
+        assert dataset[3].keys() == {"index", "caption", "image", "__sample_key__", "__data_type__"}
+
+
+def test_an_index_is_selected_by_sql_and_cut_by_size(site, tmp_path):
+    query = "SELECT * FROM dataframe WHERE width % 2 = 0 ORDER BY width DESC"
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, sql_query=query, max_size=10, **IMAGE) as dataset:
+        assert numbers(dataset) == list(range(102, 82, -2))
+
+
+def test_transforms_run_in_turn_and_fan_out(site, tmp_path):
+    transforms = [subjects.read_image, subjects.twice]
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, transforms=transforms, **IMAGE) as dataset:
+        first = dataset[3]
+        assert [(one["image"], one["half"]) for one in first] == [(content(3), 0), (content(3), 1)]
+        assert len(dataset) == COUNT
+        batches = list(dataset.iter_batches(8))
+        assert [len(batch["half"]) for batch in batches] == [16] * 12 + [14]
+        assert [one["half"] for one in dataset] == [0, 1] * COUNT
+
+
+def test_a_list_of_one_is_a_list(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, transforms=lambda sample: [sample]) as dataset:
+        assert [one["__sample_key__"] for one in dataset[3]] == [key(3)]
+
+
+def test_a_transform_may_leave_samples_out(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, transforms=subjects.odd_only) as dataset:
+        assert dataset[2] is None
+        assert dataset[3]["index"] == key(3)
+        assert [sample["index"] for sample in dataset] == [key(n) for n in range(1, COUNT, 2)]
+        assert dataset.stats.skipped == {"filtered": 52}
+
+
+def test_the_numbers_that_transforms_draw_depend_on_sample_and_epoch_only(site, tmp_path):
+    def read(**options):
+        with StreamingDataset(
+            f"{site.url}/samples.csv", tmp_path, transforms=subjects.jitter, shuffle_seed=4, **options
+        ) as dataset:
+            epochs = [{sample["index"]: sample["draw"] for sample in dataset} for _ in range(2)]
+            return epochs, {key(n): dataset[n]["draw"] for n in range(COUNT)}
+
+    epochs, by_hand = read()
+    assert (epochs, by_hand) == read(num_downloading_workers=1, prefetch=1)
+    assert epochs[0] == by_hand
+    assert not set(epochs[0].values()) & set(epochs[1].values())
+
+
+def test_predownload_transforms_choose_what_is_fetched(site, tmp_path):
+    def other_image(row):
+        return {**row, "image": f"images/{COUNT - 1 - int(row['index'][1:]):03}.bin"}
+
+    chosen = [subjects.odd_only, other_image]
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, predownload_transforms=chosen, **IMAGE) as dataset:
+        assert numbers(dataset) == list(range(101, 0, -2))
+        assert dataset[0] is None
+        assert numbers([dataset[1]]) == [101]
+    assert len(site.requests("images/")) == 51
+
+
+def test_predownload_transforms_draw_anew_every_epoch(site, tmp_path):
+    with StreamingDataset(
+        f"{site.url}/samples.csv", tmp_path, predownload_transforms=subjects.pick_caption, shuffle_seed=0
+    ) as dataset:
+        epochs = [{sample["index"]: sample["caption"] for sample in dataset} for _ in range(2)]
+        assert epochs[0] != epochs[1]
+        assert epochs[0] == {key(n): dataset[n]["caption"] for n in range(COUNT)}
+        dataset.set_epoch(1)
+        assert epochs[1] == {sample["index"]: sample["caption"] for sample in dataset}
+
+
+def test_a_path_stays_while_somebody_holds_it(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, cache_limit=0, **IMAGE) as dataset:
+        held = dataset[0]
+        for sample in dataset:
+            assert Path(sample["image"]).exists()
+        assert Path(held["image"]).read_bytes() == content(0)
+        del held, sample
+        gc.collect()
+        deadline = time.monotonic() + 30
+        while list((tmp_path / "cache").rglob("*.bin")):
+            assert time.monotonic() < deadline, "what nobody holds is kept"
+            time.sleep(0.01)
+
+
+def test_datasets_share_one_folder_and_use_it_at_once(site, tmp_path):
+    options = {**IMAGE, "cache_limit": None}
+    with (
+        StreamingDataset(f"{site.url}/samples.csv", tmp_path, shuffle_seed=1, **options) as one,
+        StreamingDataset(f"{site.url}/samples.csv", tmp_path, shuffle_seed=2, **options) as other,
+    ):
+        found = [(numbers([a]), numbers([b])) for a, b in zip(one, other, strict=True)]
+        assert sorted(a for a, _ in found) == sorted(b for _, b in found) == [[n] for n in range(COUNT)]
+    assert len(site.requests("images/")) == COUNT
+
+
+def test_random_access_beside_iteration_disturbs_neither(dataset):
+    read = []
+    for place, sample in enumerate(dataset):
+        read += numbers([sample])
+        assert numbers([dataset[(place * 7) % COUNT]]) == [(place * 7) % COUNT]
+    assert read == list(range(COUNT))
+
+
+def test_torch_loads_it_as_any_map_style_dataset(dataset):
+    import torch
+
+    loader = torch.utils.data.DataLoader(dataset, batch_size=10, collate_fn=numbers)
+    assert [number for batch in loader for number in batch] == list(range(COUNT))
+
+
+def test_an_iteration_without_end_goes_through_the_epochs(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, shuffle_seed=1, infinite_iteration=True) as dataset:
+        endless = iter(dataset)
+        epochs = [[next(endless)["index"] for _ in range(COUNT)] for _ in range(3)]
+        assert all(sorted(epoch) == [key(n) for n in range(COUNT)] for epoch in epochs)
+        assert epochs[0] != epochs[1] != epochs[2]
+        assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_a_copy_for_another_process_is_whole_and_shows_no_secret(site, tmp_path):
+    options = {"headers": {"Authorization": "Bearer hunter2"}}
+    with (
+        StreamingDataset(f"{site.url}/samples.csv?sig=hunter3", tmp_path, storage_options=options, **IMAGE) as dataset,
+        pickle.loads(pickle.dumps(dataset)) as copy,
+    ):
+        assert copy.fingerprint == dataset.fingerprint
+        assert numbers([copy[5]]) == [5]
+        for shown in (repr(dataset), repr(copy), str(vars(copy))):
+            assert "hunter" not in shown
+    assert {line["auth"] for line in site.requests()} == {True}
+
+
+def test_closing_leaves_nothing_behind_and_is_not_the_end(dataset):
+    next(iter(dataset))
+    dataset.close()
+    before = Footprint.now()
+    stream = iter(dataset)
+    assert numbers([next(stream), next(stream)]) == [1, 2]
+    stream.close()
+    dataset.close()
+    gc.collect()
+    assert before.leftovers() == []
+
+
+def test_closing_takes_no_longer_with_a_server_that_is_silent(site, tmp_path):
+    site.fault(path="images/", stall=5, times=1000)
+    dataset = StreamingDataset(f"{site.url}/samples.csv", tmp_path, **IMAGE)
+    dataset.prefetch(np.arange(64))
+    begun = time.monotonic()
+    dataset.close()
+    assert time.monotonic() - begun < 10
+
+
+def test_a_table_of_sqlite_is_an_index_too(tmp_path):
+    folder = subjects.write(tmp_path / "data", subjects.images(10))
+    with closing(sqlite3.connect(folder / "samples.db")) as database, database:
+        database.execute('CREATE TABLE cats ("index" TEXT, image TEXT)')
+        database.executemany("INSERT INTO cats VALUES (?, ?)", [(row["index"], row["image"]) for row in rows(10)])
+    with StreamingDataset(f"{folder / 'samples.db'}#cats", tmp_path / "dst", **IMAGE) as dataset:
+        assert numbers(dataset) == list(range(10))
+
+
+def test_a_folder_is_an_index_of_its_files(tmp_path):
+    files = {
+        f"{n:03}.{kind}": content(n) for n in range(10) for kind in ("bin", "txt", "more.json") if n or kind != "txt"
+    }
+    folder = subjects.write(tmp_path / "data", files)
+    with StreamingDataset(folder, tmp_path / "dst", columns_to_download=["bin", "txt", "more.json"]) as dataset:
+        assert [sample["index"] for sample in dataset] == [f"{n:03}" for n in range(10)]
+        assert dataset[0]["txt"] is None
+        assert Path(dataset[3]["more.json"]) == folder / "003.more.json"
+        assert dataset[3].keys() == {"index", "bin", "txt", "more.json", "__sample_key__", "__data_type__"}
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("place", ["remote", "local"])
+def test_each_member_of_an_archive_is_one_ranged_read(web, tmp_path, place):
+    for shard in range(2):
+        members = {
+            f"{n:03}.{kind}": data(n) for n in range(10 * shard, 10 * shard + 10) for kind, data in KINDS.items()
+        }
+        write_tar(web.folder / f"shard-{shard}.tar", members)
+    folder = web.url if place == "remote" else web.folder
+    options = {"columns_to_download": ["bin", "txt"], "shuffle_seed": 3}
+    with StreamingDataset(f"{folder}/shard-{{0..1}}.tar", tmp_path / "dst", **options) as dataset:
+        web.forget()
+        for sample in dataset:
+            number = int(sample["index"])
+            assert Path(sample["bin"]).read_bytes() == content(number)
+            assert Path(sample["txt"]).read_bytes() == KINDS["txt"](number)
+            assert sample.keys() == {"index", "bin", "txt", "none", "none__offset", "none__length"} | ADDED
+    used = sum(len(data(n)) for kind, data in KINDS.items() for n in range(20) if kind != "none")
+    assert web.bytes_sent("tar") <= (1.02 * used + 20 * 1024 if place == "remote" else 0)
+
+
+def test_of_an_archive_only_the_columns_to_keep_are_in_a_sample(tmp_path):
+    write_tar(tmp_path / "x.tar", {f"{n}.{kind}": data(n) for n in range(3) for kind, data in KINDS.items()})
+    options = {"columns_to_download": ["bin"], "index_cols_to_keep": ["txt"]}
+    with StreamingDataset(tmp_path / "x.tar", tmp_path / "dst", **options) as dataset:
+        assert dataset[1].keys() == {"index", "bin", "txt"} | ADDED
+        assert Path(dataset[2]["bin"]).read_bytes() == content(2)
+
+
+def test_a_lazy_index_is_read_part_by_part(web, tmp_path):
+    table = pa.Table.from_pylist(rows())
+    pq.write_table(table, web.folder / "samples.parquet", row_group_size=10)
+    web.add_files(subjects.images())
+    options = {**IMAGE, "lazy_index_chunk_size": 20, "cache_limit": None}
+    with StreamingDataset(f"{web.url}/samples.parquet", tmp_path, shuffle_seed=2, **options) as dataset:
+        assert len(dataset) == COUNT
+        assert dataset.block_ends.tolist() == [20, 40, 60, 80, 100, 103]
+        first, second = numbers(dataset), numbers(dataset)
+        assert sorted(first) == sorted(second) == list(range(COUNT))
+        assert first != second
+    with StreamingDataset(f"{web.url}/samples.parquet", tmp_path, **options) as dataset:
+        assert numbers(dataset) == list(range(COUNT))
+        assert numbers([dataset[-1]]) == [COUNT - 1]
+
+
+def test_a_local_index_names_objects_of_a_store_with_options(s3, tmp_path):
+    s3.create_bucket("beside")
+    store = open_store("s3://beside", **s3.options)
+    table = [{**row, "image": f"s3://beside/{row['image']}"} for row in rows(5)]
+    for name, data in subjects.images(5).items():
+        store.put(name, data)
+    store.put("samples.csv", subjects.as_csv(table))
+    (tmp_path / "samples.csv").write_bytes(subjects.as_csv(table))
+    (tmp_path / "split_file_paths.txt").write_text("s3://beside/samples.csv\n")
+    for name in ("samples.csv", "split_file_paths.txt"):
+        with StreamingDataset(tmp_path / name, tmp_path / "dst", storage_options=s3.options, **IMAGE) as dataset:
+            assert numbers(dataset) == list(range(5))
+
+
+def test_a_list_of_tables_is_one_dataset(site, tmp_path):
+    site.add_files({"a.csv": subjects.as_csv(rows()[:60]), "b.csv": subjects.as_csv(rows()[60:])})
+    with StreamingDataset([f"{site.url}/a.csv", f"{site.url}/b.csv"], tmp_path, **IMAGE) as dataset:
+        assert numbers(dataset) == list(range(COUNT))
+
+
+def test_a_program_gives_the_rows(site, tmp_path):
+    def provide():
+        for row in rows():
+            yield {**row, "image": f"{site.url}/{row['image']}"}
+
+    with StreamingDataset(provide, tmp_path, **IMAGE) as dataset:
+        assert numbers(dataset) == list(range(COUNT))
+
+
+def test_an_index_may_be_split_first(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path) as whole:
+        parts = whole.index.split(0.2, seed=3)
+    with StreamingDataset(parts[0], tmp_path, **IMAGE) as train, StreamingDataset(parts[1], tmp_path, **IMAGE) as val:
+        assert (len(train), len(val)) == (83, 20)
+        assert sorted(numbers(train) + numbers(val)) == list(range(COUNT))
+        assert train.fingerprint != val.fingerprint
+
+
+def test_a_loader_takes_the_settings_of_its_dataset(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, shuffle_seed=3, **IMAGE) as dataset:
+        with StreamingDataLoader(dataset, batch_size=8, collate_fn=numbers) as loader:
+            found = [number for batch in loader for number in batch]
+        assert found == numbers(dataset)
+        assert found != list(range(COUNT))
+
+
+def test_a_failing_sample_names_its_key_and_its_url(dataset, site):
+    (site.folder / "images/007.bin").unlink()
+    with pytest.raises(SampleError, match=rf"'s007'.*{site.url}/images/007.bin does not exist") as caught:
+        dataset[7]
+    assert (caught.value.key, caught.value.stage, caught.value.reason) == (7, "fetch", "ObjectMissing")
+    with pytest.raises(SampleError, match="s007"):
+        list(dataset)
+    assert numbers([dataset[8]]) == [8]
