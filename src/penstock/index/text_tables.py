@@ -32,6 +32,10 @@ _MOST_THREADS = 8
 class Blocks(Protocol):
     """How a kind of text file is cut and read."""
 
+    @property
+    def names(self) -> list[str]:
+        """Columns that are there without any row."""
+
     def __iter__(self) -> Iterator[np.ndarray]:
         """Read blocks of whole records, uint8, each in memory of its own."""
 
@@ -70,7 +74,10 @@ class TextSource:
         """Names and types of the columns, as far as the first block shows them."""
         if self._schema is None:
             kinds = (self._blocks.parse(block, None).schema for block in self._blocks)
-            self._schema = _told(next(kinds, pa.schema([])))
+            first = next(kinds, None)
+            self._schema = (
+                pa.schema([(name, pa.null()) for name in self._blocks.names]) if first is None else _told(first)
+            )
         return self._schema
 
     def signature(self) -> list[Any]:
@@ -126,6 +133,11 @@ class CsvBlocks:
         self._file, self._text, self._opener = file, text_columns, opener
         self._header: tuple[list[str], int] | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """Columns that the first record names."""
+        return self._names()[0]
+
     def _names(self) -> tuple[list[str], int]:
         if self._header is None:
             self._header = csv_header(self._file, self._opener)
@@ -154,7 +166,7 @@ class CsvBlocks:
         """
         import pyarrow.csv as pa_csv
 
-        names = self._names()[0]
+        names = self.names
         text = [name for name in names if name in self._text]
         types = (
             dict.fromkeys(text, pa.string()) if schema is None else dict(zip(schema.names, schema.types, strict=True))
@@ -182,6 +194,11 @@ class JsonBlocks:
 
     def __init__(self, file: SourceFile, opener: Any) -> None:
         self._file, self._opener = file, opener
+
+    @property
+    def names(self) -> list[str]:
+        """None: each object names its own."""
+        return []
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Read lines that are known to be objects."""
