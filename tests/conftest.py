@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from servers.http_process import Web
     from servers.hub_process import Hub
+    from servers.nginx import Nginx
     from servers.s3 import S3
 
 # Workers are given this process's path, so what lies here unpickles in them.
@@ -54,6 +55,18 @@ def web(tmp_path: Path) -> Iterator[Web]:
     started = Web(tmp_path / "web")
     yield started
     started.kill()
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Nginx]:
+    """A running nginx of this test's own, empty: see `servers/nginx.py`."""
+    from servers.nginx import Nginx, program
+
+    if program() is None:
+        pytest.skip("needs nginx: apt-get install nginx-light")
+    started = Nginx(tmp_path / "nginx")
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="session")

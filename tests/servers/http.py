@@ -8,7 +8,8 @@ starts it for tests (the fixture `web`), and `hub.py` is a Hub that stands on th
 
 Control, by requests of its own:
     POST /__faults__   a list of {"path": regex, "times": n (1), "every": k (1), "method": …} and one or more of
-        status (an answer with that status and an error as its body), headers (added; null takes one away),
+        status (an answer with that status and `body`, else an error, as its body), headers (added; null: taken away),
+        serve (the path of another file to answer with),
         delay_s (silence before the answer), rate (bytes a second), ignore_range,
         truncate (that many bytes of the body, then the connection ends), reset (the same, by a reset),
         stall (the same, then silence), die (the same, and the whole process ends),
@@ -133,7 +134,7 @@ class Folder:
         self.known: dict[str, tuple[tuple[int, int, int], bytes | Path, int, str, str]] = {}
 
     def __call__(self, request: Request) -> Reply:
-        name = request.path
+        name = request.fault.get("serve", request.path)
         if request.method not in ("GET", "HEAD"):
             raise Refused(405, message="Method Not Allowed")
         if "\0" in name or "/../" in f"{name}/":
@@ -284,7 +285,9 @@ class Connection(asyncio.Protocol):
         fault = self.request.fault
         try:
             if "status" in fault:
-                raise Refused(fault["status"], message="a fault")
+                refused = Refused(fault["status"], message="a fault")
+                refused.body = fault.get("body", "").encode() or refused.body
+                raise refused
             reply = self.origin.answer(self.request)
         except Refused as refused:
             reply = of_bytes(refused.status, refused.body, refused.headers)

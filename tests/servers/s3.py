@@ -7,11 +7,13 @@ def test_something(s3):
 
 from __future__ import annotations
 
+import http.client
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterable
 from typing import Any
 
 START_S = 60.0
@@ -52,6 +54,16 @@ class S3:
         request = urllib.request.Request(f"{self.url}/{name}", method="PUT")
         with urllib.request.urlopen(request, timeout=START_S) as response:
             response.read()
+
+    def put_many(self, bucket: str, names: Iterable[str]) -> None:
+        """Write an object of one byte under each name."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)
+        for name in names:
+            connection.request("PUT", f"/{bucket}/{name}", b"1")
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200
+        connection.close()
 
     def stop(self) -> None:
         self._process.kill()

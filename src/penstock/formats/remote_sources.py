@@ -26,7 +26,7 @@ def find_remote(url: str, kinds: Mapping[str, Kind] = RECORD_KINDS, **storage_op
 
     Args:
         url: `hf://ORG/NAME[@REVISION][:CONFIG][:SPLIT]` (split `train` if not said), or the URL of a file, or,
-            where the store can list, of a folder or a glob.
+            where the store can list, of a folder (on the web with a slash at its end) or a glob.
         kinds: what files of which suffix are.
         storage_options: see `open_store`.
 
@@ -38,6 +38,8 @@ def find_remote(url: str, kinds: Mapping[str, Kind] = RECORD_KINDS, **storage_op
         return hub_files(find_hub_split(url, **storage_options), kinds)
     if glob.has_magic(url.partition("?")[0] if url.startswith(HTTP) else url):
         return _matched(url, kinds, storage_options)
+    if url.partition("?")[0].endswith("/"):
+        return _in_folder(url, kinds, storage_options)
     store = open_store(url, **storage_options)
     try:
         info = store.head()
@@ -123,8 +125,6 @@ def _in_folder(url: str, kinds: Mapping[str, Kind], storage_options: Mapping[str
 
 
 def _matched(pattern: str, kinds: Mapping[str, Kind], storage_options: Mapping[str, Any]) -> list[SourceFile]:
-    if pattern.startswith(HTTP):
-        raise ConfigError(f"{parse_url(pattern).shown()} is a glob, and web servers have no listing: name the files")
     base, below = split_glob(pattern)
     infos = sorted(open_store(base, **storage_options).list(), key=lambda info: info.path)
     return _of_one_kind(base, [info for info in infos if fits_glob(info.path, below)], kinds)

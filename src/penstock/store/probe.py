@@ -1,24 +1,30 @@
-"""Ask an HTTP server why it refused.
+"""Ask an HTTP server itself: why it refused, and what is in a folder of its.
 
 What a client of objects reports of a failure is a status. The rest of the answer is in headers: how
 long to wait (Retry-After), and what the Hub calls the failure (X-Error-Code). So a failed request is
 followed by one for the headers only. It follows redirects on the same server, as from an old name to a
-new one, and no others, so credentials stay with their server.
+new one, and no others, so credentials stay with their server. The same way a folder's page is read, which
+has no length before it ends, and so is no object.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from penstock.store.requests import Transient
 
 LONGEST_S = 10.0
 LONGEST_LINE = 1 << 16
+LARGEST_PAGE = 256 << 20
 MOST_REDIRECTS = 5
+_FAILURES = (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +34,11 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may be another when asked again."""
+        return self.status >= 500 or self.status in (408, 425, 429)
 
     @property
     def retry_after_s(self) -> float | None:
@@ -51,43 +62,115 @@ async def probe(root: str, key: str, headers: Mapping[str, str]) -> Answer | Non
         key: the object below it, unquoted.
         headers: what the failed request sent.
     """
-    parts = urlsplit(root)
-    path = parts.path.rstrip("/") + "/" + quote(key)
-    url = parts._replace(path=path).geturl()
-    passed: dict[str, str] = {}
     try:
         async with asyncio.timeout(LONGEST_S):
-            for _ in range(MOST_REDIRECTS):
-                answer = await _exchange(url, headers)
-                passed |= answer.headers
-                onward = urljoin(url, answer.headers.get("location", url))
-                if not 300 <= answer.status < 400 or onward == url or not _same_server(url, onward):
-                    # The first of several answers may be the one that names the commit.
-                    return Answer(status=answer.status, headers=passed)
-                url = onward
-    except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            _, answer, _ = await _followed("HEAD", url_of(root, key), headers)
+            return answer
+    except _FAILURES:
         return None
-    return None
+
+
+async def read_page(url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[str, Answer, bytes]:
+    """Read a page of a server, whatever its length.
+
+    Args:
+        url: the page.
+        headers: sent with the request.
+        timeout_s: longest silence of the server.
+
+    Returns:
+        Where it was found in the end, the answer without its body, the body; that is empty if it is neither
+        HTML nor JSON.
+
+    Raises:
+        Transient: no answer, or one cut short.
+    """
+    try:
+        return await _followed("GET", url, headers, timeout_s)
+    except _FAILURES as error:
+        reason = "no answer within the time-out" if isinstance(error, TimeoutError) else str(error)
+        raise Transient(reason or type(error).__name__) from None
+
+
+def url_of(root: str, key: str) -> str:
+    """Give the URL of an object below a root that may have a query."""
+    parts = urlsplit(root)
+    return parts._replace(path=parts.path.rstrip("/") + "/" + quote(key)).geturl()
+
+
+async def _followed(
+    method: str, url: str, headers: Mapping[str, str], timeout_s: float = LONGEST_S
+) -> tuple[str, Answer, bytes]:
+    """Send a request, and again where the same server redirects it to."""
+    passed: dict[str, str] = {}
+    headers = {**_login(url), **headers}
+    for _ in range(MOST_REDIRECTS):
+        answer, body = await _exchange(method, url, headers, timeout_s)
+        # The first of several answers may be the one that names the commit.
+        passed |= answer.headers
+        onward = urljoin(url, answer.headers.get("location", url))
+        if not 300 <= answer.status < 400 or onward == url or not _same_server(url, onward):
+            return url, Answer(status=answer.status, headers=passed), body
+        url = onward
+    raise ValueError(f"redirected more than {MOST_REDIRECTS} times")
 
 
 def _same_server(one: str, other: str) -> bool:
     left, right = urlsplit(one), urlsplit(other)
-    return (left.scheme, left.netloc) == (right.scheme, right.netloc)
+    return (left.scheme, left.hostname, left.port) == (right.scheme, right.hostname, right.port)
 
 
-async def _exchange(url: str, headers: Mapping[str, str]) -> Answer:
+def _login(url: str) -> dict[str, str]:
+    """Give the header that a URL's user and password are sent as."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return {}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {b64encode(login.encode()).decode()}"}
+
+
+async def _exchange(method: str, url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[Answer, bytes]:
     parts = urlsplit(url)
     secure = ssl.create_default_context() if parts.scheme == "https" else None
-    target = parts.path + (f"?{parts.query}" if parts.query else "")
-    lines = [f"HEAD {target} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}", "Connection: close"]
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    # To a client of 1.0 a server sends a body as it is, and its end is the end of the connection.
+    lines = [f"{method} {target} HTTP/1.0", f"Host: {parts.netloc.rpartition('@')[2]}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     port = parts.port or (443 if secure else 80)
-    reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=LONGEST_LINE)
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=LONGEST_LINE)
     try:
         writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        async with asyncio.timeout(timeout_s):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *rest = head.split("\r\n")
+        pairs = (line.partition(":") for line in rest if line)
+        found = {name.lower(): value.strip() for name, _, value in pairs}
+        answer = Answer(status=int(first.split()[1]), headers=found)
+        return answer, await _body(reader, answer, timeout_s) if method == "GET" and _is_page(answer) else b""
     finally:
         writer.close()
-    first, *rest = head.split("\r\n")
-    pairs = (line.partition(":") for line in rest if line)
-    return Answer(status=int(first.split()[1]), headers={name.lower(): value.strip() for name, _, value in pairs})
+
+
+def _is_page(answer: Answer) -> bool:
+    """Tell pages from what is not read here, such as a large file."""
+    kind = answer.headers.get("content-type", "")
+    return answer.status == 200 and ("html" in kind or "json" in kind)
+
+
+async def _body(reader: asyncio.StreamReader, answer: Answer, timeout_s: float) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        async with asyncio.timeout(timeout_s):
+            piece = await reader.read(1 << 20)
+        if not piece:
+            break
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST_PAGE:
+            raise ValueError(f"a page of more than {LARGEST_PAGE >> 20} MB")
+    length = answer.headers.get("content-length")
+    if length is not None and size != int(length):
+        raise ConnectionError("the connection ended in the middle of the body")
+    return b"".join(pieces)
