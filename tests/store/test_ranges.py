@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.store.ranges import PART_BYTES, coalesce, parts
+from penstock.store.ranges import PART_BYTES, PIECE_BYTES, WASTE, coalesce, parts, sparing
 
 ranges = st.lists(st.tuples(st.integers(0, 10**8), st.integers(0, 10**6)), max_size=40)
 
@@ -40,3 +40,25 @@ def test_parts_follow_one_another_and_are_of_a_size(start, length, size):
     lengths = [stop - begin for begin, stop in found]
     assert max(lengths) <= size
     assert max(lengths) - min(lengths) <= 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**5), st.integers(0, 3000)), max_size=60))
+def test_sparing_requests_serve_all_ranges_and_hardly_a_byte_more(asked):
+    starts, stops = [start for start, _ in asked], [start + length for start, length in asked]
+    requests = sparing(starts, stops)
+    served = sorted(member for request in requests for member in request.members)
+    assert served == [place for place in range(len(asked)) if stops[place] > starts[place]]
+    for request in requests:
+        used = set()
+        for member in request.members:
+            assert request.start <= starts[member]
+            assert stops[member] <= request.stop
+            used |= set(range(starts[member], stops[member]))
+        assert request.stop - request.start <= (1 + WASTE) * len(used)
+
+
+@given(st.integers(1, 40))
+def test_sparing_requests_are_no_longer_than_a_piece(count):
+    size = PIECE_BYTES // 3 + 1
+    requests = sparing([size * number for number in range(count)], [size * (number + 1) for number in range(count)])
+    assert {request.stop - request.start for request in requests} <= {2 * size, size}

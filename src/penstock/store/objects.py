@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 REQUEST_S = timedelta(minutes=15)
 CONNECT_S = timedelta(seconds=10)
+PAGE = 1000
+"""Objects of one page of a listing."""
 _MISSING_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
+_WRONG_REGION = re.compile(r"without LOCATION|AuthorizationHeaderMalformed.*region|<Code>PermanentRedirect", re.DOTALL)
+_REGION = re.compile(r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>")
+_EXPIRED = re.compile(r"<Code>(?:ExpiredToken|TokenRefreshRequired|RequestExpired)</Code>")
 _REASONS = (
     ("dns error", "the host is not known"),
     ("Connection refused", "the connection was refused"),
@@ -38,7 +43,9 @@ _memory: dict[str, Any] = {}
 _memory_lock = threading.Lock()
 
 
-def connect(place: Place, headers: Mapping[str, str], timeout_s: float, options: Mapping[str, Any]) -> ObjectStore:
+def connect(
+    place: Place, headers: Mapping[str, str], timeout_s: float, options: Mapping[str, Any], *, fresh: bool = False
+) -> ObjectStore:
     """Give a client for a place's root; places of one root and the same options share its connections.
 
     Args:
@@ -46,6 +53,7 @@ def connect(place: Place, headers: Mapping[str, str], timeout_s: float, options:
         headers: sent with each request.
         timeout_s: longest silence of a server.
         options: what obstore's constructor of that store takes, such as region, endpoint, access_key_id.
+        fresh: make a client that shares nothing, and so asks for its credentials anew.
 
     Raises:
         ConfigError: an option that this store does not have.
@@ -55,6 +63,8 @@ def connect(place: Place, headers: Mapping[str, str], timeout_s: float, options:
 
         with _memory_lock:
             return _memory.setdefault(place.root, MemoryStore())
+    if fresh:
+        return _build(place.scheme, place.root, dict(headers), timeout_s, dict(options))
     try:
         return _client(place.scheme, place.root, tuple(headers.items()), timeout_s, tuple(sorted(options.items())))
     except TypeError:
@@ -149,11 +159,20 @@ async def next_page(pages: Any) -> list[Mapping[str, Any]] | None:
             return None
 
 
-def listing(store: ObjectStore, prefix: str) -> Any:
-    """Begin a listing of all objects below a prefix; its pages come from `next_page`."""
+def listing(store: ObjectStore, prefix: str, after: str | None = None) -> Any:
+    """Begin a listing of all objects below a prefix, behind a key; its pages come from `next_page`."""
     import obstore
 
-    return aiter(obstore.list(store, prefix or None, chunk_size=1000))
+    return aiter(obstore.list(store, prefix or None, offset=after, chunk_size=PAGE))
+
+
+async def level(store: ObjectStore, prefix: str) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Describe the objects directly below a prefix, and name the folders there. Raises as `fetch` does."""
+    import obstore
+
+    with _in_our_terms():
+        found = await obstore.list_with_delimiter_async(store, prefix or None)
+        return list(found["objects"]), list(found["common_prefixes"])
 
 
 @contextmanager
@@ -175,6 +194,10 @@ def meaning(error: Exception) -> Exception:
     reason = _reason(text)
     if _MISSING_BUCKET.search(text):
         return BucketMissing(reason)
+    if _WRONG_REGION.search(text):
+        return StoreError(_region_advice(text))
+    if _EXPIRED.search(text):
+        return AccessDenied(f"the credentials have expired ({reason})")
     if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
         return ObjectMissing(reason)
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
@@ -189,14 +212,26 @@ def meaning(error: Exception) -> Exception:
         return StoreError(reason)
     if "169.254.169.254" in text or "InstanceMetadata" in text:
         return AccessDenied("no credentials were found: give them as storage options or in the environment")
+    return _of_status(text, reason)
+
+
+def _of_status(text: str, reason: str) -> Exception:
     status = re.search(r"status code: (\d{3})", text)
     if status is None:
         return Transient(reason)
     code = int(status[1])
+    if code in (401, 403):
+        return AccessDenied(reason)
     if code == 416:
         return OutsideObject(reason)
     passes = code >= 500 or code in (408, 425, 429)
     return Transient(reason, code) if passes else StoreError(reason)
+
+
+def _region_advice(text: str) -> str:
+    expected = _REGION.search(text)
+    where = f"the bucket is in {next(filter(None, expected.groups()))}" if expected else "the bucket is elsewhere"
+    return f"{where}, not in the region or at the endpoint that was asked: give region= (and endpoint=) of the bucket"
 
 
 class BucketMissing(ObjectMissing):
@@ -215,7 +250,8 @@ def _reason(text: str) -> str:
     """Pick what a reader wants to know from an error of obstore."""
     status = re.search(r"status code: (\d{3} [^:\n]*)", text)
     if status:
-        return f"the server says {status[1].strip()}"
+        code = re.search(r"<Code>(\w+)</Code>", text)
+        return f"the server says {status[1].strip()}" + (f" ({code[1]})" if code else "")
     return next((words for sign, words in _REASONS if sign in text), _first_line(text))
 
 

@@ -6,31 +6,25 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
+from time import monotonic
 from typing import Any, TypeVar
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
 from penstock.store import objects
+from penstock.store.connection import Connection, Headers
 from penstock.store.hub import HubAccess, file_facts, hub_access, hub_commit, hub_tree, refusal
+from penstock.store.listings import list_objects
 from penstock.store.probe import Answer, probe
 from penstock.store.ranges import coalesce, parts
 from penstock.store.requests import Patience, Transient, begin, persist, run, slots
 from penstock.store.store import ObjectInfo
 from penstock.store.urls import HTTP, Place
+from penstock.store.web_folders import WebFolders
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Connection:
-    """What may hold secrets, kept out of sight of whatever prints a store and what is in it."""
-
-    client: Any = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    """Sent with each request."""
-    given: Mapping[str, Any] = field(repr=False)
-    """What the store was opened with, to open it again in another process."""
 
 
 class RemoteStore:
@@ -40,7 +34,7 @@ class RemoteStore:
         place: the URL, taken apart.
         timeout_s: longest silence of the server.
         retries: attempts after a first that failed in a way that may pass.
-        headers: sent with each request (HTTP and Hub).
+        headers: sent with each request (HTTP and Hub); or a function that gives them, see `Connection`.
         options: see `open_store`.
     """
 
@@ -50,7 +44,7 @@ class RemoteStore:
         *,
         timeout_s: float = TIMEOUT_S,
         retries: int = Patience().retries,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(timeout_s, int | float) or timeout_s <= 0:
@@ -60,16 +54,17 @@ class RemoteStore:
         given = {"timeout_s": timeout_s, "retries": retries, "headers": headers, **options}
         self._place, self._at = place, place
         self._pinning = threading.Lock()
-        sent = dict(headers or {})
+        self._given = given
         self._patience = Patience(retries=retries)
         self._hub: HubAccess | None = None
         if place.scheme == "hf":
             who = {name: options.pop(name, None) for name in ("endpoint", "token")}
             self._hub = hub_access(place, timeout_s=timeout_s, patience=self._patience, **who)
             self._at = self._hub.files_at(place.key)
-            sent |= self._hub.headers
-        client = objects.connect(self._at, sent, float(timeout_s), options)
-        self._connection = _Connection(client=client, headers=sent, given=given)
+        fixed = self._hub.headers if self._hub else {}
+        self._connection = Connection(
+            self._at, headers=headers, fixed=fixed, timeout_s=float(timeout_s), options=options
+        )
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.url!r})"
@@ -78,7 +73,7 @@ class RemoteStore:
         place = self._place
         if self._hub is not None:
             place = replace(place, root=f"hf://datasets/{self._hub.repo}@{self._hub.revision}")
-        return _reopened, (place, dict(self._connection.given))
+        return _reopened, (place, dict(self._given))
 
     @property
     def url(self) -> str:
@@ -144,21 +139,15 @@ class RemoteStore:
         """Describe all objects below a prefix, however deep, page by page.
 
         Raises:
-            ConfigError: web servers have no listing.
+            ConfigError: a web server that does not show its folders.
         """
-        if self._place.scheme in HTTP:
-            raise ConfigError(f"{self.url} is a web server, which has no listing: name the files")
         if self._place.scheme == "hf":
             yield from self._list_hub(prefix)
-            return
-        base = self._key(prefix)
-        pages = objects.listing(self._connection.client, base)
-        below = len(self._at.key) + 1 if self._at.key else 0
-        while True:
-            page = run(self._persist(prefix, "LIST", lambda _: objects.next_page(pages)))
-            if page is None:
-                return
-            for meta in page:
+        elif self._place.scheme in HTTP:
+            yield from WebFolders(self._at, self._connection, self._persist).list(prefix)
+        else:
+            below = len(self._at.key) + 1 if self._at.key else 0
+            for meta in list_objects(self._connection, self._key(prefix), partial(self._persist, prefix, "LIST")):
                 size, etag, changed, version = objects.described(meta)
                 name = meta["path"][below:]
                 yield ObjectInfo(path=name, size=size, etag=etag, last_modified=changed, version=version)
@@ -234,6 +223,7 @@ class RemoteStore:
         etag: str | None = None,
         described: bool = False,
         failed: Exception | None = None,
+        began: float | None = None,
     ) -> tuple[bytes, Mapping[str, Any] | None]:
         """Read an object, or bytes [start, stop) of it, fewer if it ends before; on the background thread.
 
@@ -244,6 +234,7 @@ class RemoteStore:
             etag: what the object must have, if `described`.
             described: the object's description is to come along.
             failed: how a first attempt, made elsewhere, has ended.
+            began: when that began, by `time.monotonic`.
         """
 
         async def request(key: str) -> tuple[bytes, Mapping[str, Any] | None]:
@@ -256,19 +247,27 @@ class RemoteStore:
                 raise ObjectChanged(f"it was {etag} when it was opened and is now {meta['e_tag']}")
             return data, meta
 
-        return await self._persist(path, "GET", request)
+        return await self._persist(path, "GET", request, began)
 
     def attempt(self, path: str, start: int, stop: int) -> asyncio.Future[Any]:
         """Make one attempt at bytes [start, stop) of an object, on the background thread; see `objects.begin_range`."""
         return objects.begin_range(self._connection.client, self._key(path), start, stop)
 
-    async def _persist(self, path: str, verb: str, request: Callable[[str], Awaitable[T]]) -> T:
+    async def _persist(
+        self, path: str, verb: str, request: Callable[[str], Awaitable[T]], began: float | None = None
+    ) -> T:
         key = self._key(path)
         what = f"{verb} {self._shown(path)}"
 
         async def attempt() -> T:
             async with slots():
-                return await request(key)
+                start = began or monotonic()
+                try:
+                    return await request(key)
+                except AccessDenied:
+                    if not await self._connection.renew(start):
+                        raise
+                    return await request(key)
 
         async def asked_wait_s() -> float | None:
             answer = await self._ask(key)

@@ -149,15 +149,15 @@ class Slots:
         self.free -= 1
         return True
 
-    def give(self) -> None:
-        """Give a place back: to the first who waits, else to whoever comes."""
+    def give(self, *, quietly: bool = False) -> None:
+        """Give a place back: to the first who waits, else to whoever comes; `quietly` where the giver comes next."""
         while self._waiting:
             first = self._waiting.popleft()
             if not first.done():
                 first.set_result(None)
                 return
         self.free += 1
-        if self.on_free is not None:
+        if self.on_free is not None and not quietly:
             self.on_free()
 
     async def __aenter__(self) -> None:

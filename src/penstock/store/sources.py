@@ -61,10 +61,11 @@ class Source:
         etag: str | None,
         described: bool,
         failed: Exception | None,
+        began: float,
     ) -> tuple[bytes, Mapping[str, Any] | None]:
         """Read an object, or bytes [start, stop) of it, with all the patience it takes; see `RemoteStore.read`."""
         if isinstance(self._store, RemoteStore):
-            return await self._store.read(path, start, stop, etag=etag, described=described, failed=failed)
+            return await self._store.read(path, start, stop, etag=etag, described=described, failed=failed, began=began)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._read, path, start or 0, stop, etag)
 

@@ -151,84 +151,98 @@ class Transfers:
             future = trip.source.attempt(trip.path, trip.start, trip.stop)
         except (ValueError, OSError) as error:
             # A name that no store can have is refused at once.
-            self._slots.give()
+            self._slots.give(quietly=True)
             self._persist(delivery, trip, meaning(error))
             return
-        if trip.running is None:
-            trip.began = monotonic()
-            trip.running = future
-        else:
-            trip.hedge = future
-        future.add_done_callback(partial(self._done, delivery, trip))
+        self._note(trip, future)
+        future.add_done_callback(partial(self._attempted, delivery, trip))
 
-    def _done(self, delivery: Delivery, trip: Trip, future: asyncio.Future[Any]) -> None:
-        """Take up how an attempt has ended."""
-        self._slots.give()
-        if trip not in delivery.under_way:
-            # It was dropped, or lost against its double.
-            return
-        error = None if future.cancelled() else future.exception()
-        other = trip.hedge if future is trip.running else trip.running
-        if error is not None or future.cancelled():
-            if other is not None and not other.done():
-                return
-            self._failed(delivery, trip, error)
-            return
-        if other is not None:
-            other.cancel()
-        trip.source.pace(trip.expected).finished(monotonic() - trip.began)
-        self._unpack(delivery, trip, future.result().to_bytes(), None)
-
-    def _failed(self, delivery: Delivery, trip: Trip, error: BaseException | None) -> None:
-        failure = meaning(error) if isinstance(error, Exception) else StoreError("the request was cancelled")
-        if type(trip) is Whole and isinstance(failure, RangesIgnored | OutsideObject):
-            trip.source.ranges = trip.source.ranges and not isinstance(failure, RangesIgnored)
-            trip.ask_for_all()
-            self._persist(delivery, trip, None)
-        else:
-            self._persist(delivery, trip, failure)
-
-    def _persist(self, delivery: Delivery, trip: Trip, failure: Exception | None) -> None:
-        """Carry a trip out with patience, in a task of its own."""
-        task = asyncio.get_running_loop().create_task(
-            trip.source.read(trip.path, trip.start, trip.stop, etag=trip.etag, described=trip.described, failed=failure)
+    def _persist(self, delivery: Delivery, trip: Trip, failed: Exception | None) -> None:
+        """Carry a trip out with patience, in a task of its own, which takes places when it needs them."""
+        read = trip.source.read(
+            trip.path,
+            trip.start,
+            trip.stop,
+            etag=trip.etag,
+            described=trip.described,
+            failed=failed,
+            began=trip.began if failed else monotonic(),
         )
-        trip.running, trip.hedge = task, None
+        task = asyncio.get_running_loop().create_task(read)
+        if failed is not None:
+            trip.running, trip.hedge, trip.retried = None, None, True
+        self._note(trip, task)
         task.add_done_callback(partial(self._persisted, delivery, trip))
 
-    def _persisted(self, delivery: Delivery, trip: Trip, task: asyncio.Task[Any]) -> None:
-        if task.cancelled() or trip not in delivery.under_way:
-            if trip in delivery.under_way:
-                self._give_up(delivery, trip, StoreError(f"{trip.source.shown(trip.path)}: the request was cancelled"))
-            return
-        error = task.exception()
-        if error is None:
-            self._unpack(delivery, trip, *task.result())
-        elif isinstance(error, StoreError):
-            self._give_up(delivery, trip, error)
+    def _note(self, trip: Trip, future: asyncio.Future[Any]) -> None:
+        if trip.running is None:
+            trip.running, trip.began = future, monotonic()
         else:
-            delivery.queue.put(error)
-            self.drop(delivery)
+            trip.hedge = future
 
-    def _unpack(self, delivery: Delivery, trip: Trip, data: bytes, meta: Any) -> None:
-        source = trip.source
+    def _attempted(self, delivery: Delivery, trip: Trip, future: asyncio.Future[Any]) -> None:
+        """Take up how an attempt has ended."""
+        self._slots.give(quietly=True)
+        error = _failure(future)
+        if error is None and trip in delivery.under_way:
+            self._arrived(delivery, trip, future, future.result().to_bytes(), None)
+            return
+        if trip in delivery.under_way and not _other(trip, future):
+            failure = meaning(error) if isinstance(error, Exception) else StoreError(str(error))
+            if type(trip) is Whole and isinstance(failure, RangesIgnored | OutsideObject):
+                trip.source.ranges = trip.source.ranges and not isinstance(failure, RangesIgnored)
+                trip.ask_for_all()
+                trip.running = None
+                self._persist(delivery, trip, None)
+            else:
+                self._persist(delivery, trip, failure)
+        self.pump()
+
+    def _persisted(self, delivery: Delivery, trip: Trip, task: asyncio.Task[Any]) -> None:
+        """Take up how a task has ended."""
+        error = _failure(task)
+        if trip not in delivery.under_way:
+            return
+        if error is None:
+            self._arrived(delivery, trip, task, *task.result())
+        elif not _other(trip, task):
+            if isinstance(error, StoreError):
+                self._give_up(delivery, trip, error)
+            else:
+                self._break(delivery, error)
+
+    def _arrived(self, delivery: Delivery, trip: Trip, future: asyncio.Future[Any], data: bytes, meta: Any) -> None:
+        """Hand over what a trip has brought, and end the attempt beside it."""
+        other = _other(trip, future)
+        if other is not None:
+            other.cancel()
+        if not trip.retried:
+            trip.source.pace(trip.expected).finished(monotonic() - trip.began)
         if type(trip) is Whole:
-            source.mean_bytes += (len(data) - source.mean_bytes) * LEARNING
+            trip.source.mean_bytes += (len(data) - trip.source.mean_bytes) * LEARNING
         try:
             pieces, more = trip.unpack(data, meta)
         except StoreError as error:
             self._give_up(delivery, trip, error)
+            return
+        except Exception as error:  # noqa: BLE001  a mistake of ours is the caller's to see, not this thread's
+            self._break(delivery, error)
             return
         if more:
             delivery.waiting.extendleft(reversed(more))
             self._queue[delivery] = None
         self._finish(delivery, trip)
         if pieces:
-            size = sum(len(piece.data) for piece in pieces)
+            size = sum([len(piece.data) for piece in pieces])
             delivery.given_bytes += size
             self._held_bytes += size
             self._hand_over(delivery, pieces)
         self.pump()
+
+    def _break(self, delivery: Delivery, error: BaseException) -> None:
+        """End a delivery with an error that is not about one object."""
+        delivery.queue.put(error)
+        self.drop(delivery)
 
     def _give_up(self, delivery: Delivery, trip: Trip, error: StoreError) -> None:
         self._finish(delivery, trip)
@@ -260,17 +274,32 @@ class Transfers:
         now = monotonic()
         for delivery in self._open:
             for trip in list(delivery.under_way):
-                age = now - trip.began
-                if age < FLOOR_S:
+                age_s = now - trip.began
+                if age_s < FLOOR_S:
                     break
-                if trip.hedge is None and not isinstance(trip.running, asyncio.Task):
-                    self._double(delivery, trip, age)
+                if trip.hedge is None and not trip.retried:
+                    self._double(delivery, trip, age_s)
 
     def _double(self, delivery: Delivery, trip: Trip, age_s: float) -> None:
         pace = trip.source.pace(trip.expected)
-        if age_s >= pace.slow_s() and self._slots.free and pace.may_double():
+        if age_s < pace.slow_s() or not self._slots.free or not pace.may_double():
+            return
+        if isinstance(trip.running, asyncio.Task):
+            self._persist(delivery, trip, None)
+        else:
             self._slots.take()
             self._attempt(delivery, trip)
+
+
+def _failure(future: asyncio.Future[Any]) -> BaseException | None:
+    """Give what a future has ended with, if not with a result; looking at it keeps it out of the log."""
+    return StoreError("the request was cancelled") if future.cancelled() else future.exception()
+
+
+def _other(trip: Trip, future: asyncio.Future[Any]) -> asyncio.Future[Any] | None:
+    """Give the attempt beside this one, if it still goes on."""
+    other = trip.hedge if future is trip.running else trip.running
+    return None if other is None or other.done() else other
 
 
 transfers = Transfers()

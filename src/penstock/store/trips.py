@@ -35,7 +35,7 @@ class Trip:
         described: the object's size and etag are to come along.
     """
 
-    __slots__ = ("began", "described", "expected", "hedge", "path", "running", "source", "start", "stop")
+    __slots__ = ("began", "described", "expected", "hedge", "path", "retried", "running", "source", "start", "stop")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Trip:
         self.began = 0.0
         self.running: Any = None
         self.hedge: Any = None
+        self.retried = False
 
     @property
     def etag(self) -> str | None:
@@ -234,7 +235,8 @@ class Part(Trip):
             more = [Part(self.source, self.path, at, end, long) for at, end in rest if end > at]
         if len(data) != min(self.stop, long.base + long.size) - start:
             raise self.source.ended_early(self.path, start, self.stop, len(data))
-        pieces.append(self._piece(start - long.base, data))
+        if data:
+            pieces.append(self._piece(start - long.base, data))
         return pieces, more
 
     def _piece(self, offset: int, data: bytes) -> Piece:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from penstock.errors import StoreError
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An object, or bytes [start, stop) of one."""
+class Wanted(NamedTuple):
+    """An object, or bytes [start, stop) of one. A tuple, since caches look them up by the thousand."""
 
     url: str
     """In full, see `open_store`."""

@@ -1,0 +1,100 @@
+"""A client of one place, and what may be secret about it; made anew when its credentials are refused.
+
+Credentials end while a run goes on. Where there is a function to ask for new ones (`credential_provider`
+of the clouds, `headers` that are a function), a refusal leads to that function, once for all requests
+that were refused meanwhile, and the request is made again. A refusal that follows is final.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+
+from penstock.errors import AccessDenied, ConfigError
+from penstock.store import objects
+from penstock.store.urls import Place
+
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
+RENEWAL_S = 5.0
+"""Shortest time between two renewals: who is refused right after one is refused for good."""
+
+
+class Connection:
+    """How objects of a place are reached. Nothing in it is ever printed.
+
+    Args:
+        place: where to.
+        headers: sent with each request; a function is asked for them now, and again when they are refused.
+        fixed: sent as well, never renewed.
+        timeout_s: longest silence of the server.
+        options: see `objects.connect`.
+
+    Raises:
+        ConfigError: an option that the store does not have, or headers that are none.
+    """
+
+    __slots__ = ("_fixed", "_given", "_lock", "_options", "_place", "_renewed", "client", "headers", "timeout_s")
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        headers: Headers | None,
+        fixed: Mapping[str, str],
+        timeout_s: float,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._place, self._given, self._fixed = place, headers, fixed
+        self.timeout_s, self._options = timeout_s, options
+        self._lock: asyncio.Lock | None = None
+        self._renewed = float("-inf")
+        self.headers = self._headers_now()
+        self.client = objects.connect(place, self.headers, timeout_s, options)
+
+    def __repr__(self) -> str:
+        return "Connection()"
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there is a function to ask for new credentials."""
+        return callable(self._given) or "credential_provider" in self._options
+
+    async def renew(self, began: float) -> bool:
+        """Ask for new credentials, after a request that began at a time was refused; on the background thread.
+
+        Args:
+            began: by `time.monotonic`.
+
+        Returns:
+            Whether the client is another than the one that was refused.
+
+        Raises:
+            AccessDenied: the function failed.
+        """
+        if not self.renewable:
+            return False
+        self._lock = self._lock or asyncio.Lock()
+        async with self._lock:
+            if self._renewed >= began:
+                return True
+            if monotonic() - self._renewed < RENEWAL_S:
+                return False
+            self.headers = await asyncio.to_thread(self._ask)
+            self.client = objects.connect(self._place, self.headers, self.timeout_s, self._options, fresh=True)
+            self._renewed = monotonic()
+            return True
+
+    def _ask(self) -> dict[str, str]:
+        try:
+            return self._headers_now()
+        except Exception as error:
+            # Not its text, which may hold what it was to renew.
+            raise AccessDenied(f"the function that renews headers failed: {type(error).__name__}") from error
+
+    def _headers_now(self) -> dict[str, str]:
+        found = self._given() if callable(self._given) else self._given or {}
+        if not isinstance(found, Mapping) or not all(isinstance(part, str) for pair in found.items() for part in pair):
+            raise ConfigError("headers must be a mapping of names to texts, or a function that gives one")
+        return {**found, **self._fixed}
