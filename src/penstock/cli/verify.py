@@ -1,4 +1,4 @@
-"""`penstock verify`: is every byte of bins and blocks as it was written?"""
+"""`penstock verify`: is every byte of bins and blocks as it was written, and everything there that an index names?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import typer
 
 from penstock.cli.block_folders import block_folders_below, holds_blocks
 from penstock.cli.inspect import JsonOption, bins_below, check_has_bins, check_is_there, print_json
-from penstock.errors import FormatError, ObjectMissing
+from penstock.cli.verify_index import is_index, verify_index
+from penstock.errors import ConfigError, FormatError, ObjectMissing
 from penstock.formats.block_manifest import MANIFEST_NAME
 
 _AT_A_TIME = 4
@@ -19,12 +20,32 @@ _AT_A_TIME = 4
 
 
 def verify(
-    path: Annotated[
-        Path, typer.Argument(help="A .bin, or a folder: of blocks, or with bins and folders of blocks in it and below.")
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="A .bin, or a folder: of blocks, or with bins and folders of blocks in it and below. Or an index, "
+            "also at a URL: one that was saved (.arrow), a table, a database, or tar archives.",
+        ),
     ],
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Of an index: columns that name files, separated by commas. Default: those with lengths."),
+    ] = None,
+    key: Annotated[str, typer.Option(help="Of an index that is not a saved one: column of the keys.")] = "index",
+    contents: Annotated[
+        bool, typer.Option("--contents", metavar="", help="Of an index: read the files, compare lengths and digests.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare bins and blocks with their checksums, reading all of them; exit code 1 if one has changed."""
+    """Compare bins and blocks with their checksums, or an index with the files it names; exit code 1 if one differs."""
+    if is_index(place):
+        verify_index(place, columns=columns, key=key, contents=contents, as_json=as_json)
+        return
+    given = [name for name, value in (("--columns", columns), ("--contents", contents)) if value]
+    if given:
+        raise ConfigError(f"{given[0]} is for an index; {place} is none")
+    path = Path(place)
     check_is_there(path, "a .bin, a folder of bins, or a folder of blocks")
     folders = _block_folders(path)
     bins = [] if folders else [path]

@@ -1,0 +1,63 @@
+"""`penstock verify` of an index: the files it names, asked for in parallel."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from pathlib import PurePath
+
+import typer
+
+from penstock.cli.inspect import print_json
+from penstock.store.urls import is_url, redact
+
+
+def is_index(place: str) -> bool:
+    """Tell whether a path or URL means an index: by its name, without a look at it."""
+    from penstock.formats.sources import described
+    from penstock.index.databases import is_database
+    from penstock.index.sources import TABLE_KINDS
+
+    if is_url(place):
+        return True
+    name = PurePath(place).name
+    if os.path.isdir(place) or name.endswith("manifest.json"):
+        return False
+    known = described(PurePath(name))[0] in TABLE_KINDS or is_database(name) or name.lower().endswith((".tar", ".txt"))
+    return known or glob.has_magic(place)
+
+
+def verify_index(place: str, *, columns: str | None, key: str, contents: bool, as_json: bool) -> None:
+    """Ask for all files that an index names, and print what is wrong; ends with exit code 1 if something is."""
+    from penstock.datasets.sample_check import verify_samples
+    from penstock.index.arrow_files import ArrowSource
+    from penstock.index.build import build_index
+    from penstock.index.saved import open_index
+    from penstock.index.sources import open_source
+
+    names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    with tempfile.TemporaryDirectory(prefix="penstock-verify-") as folder:
+        source = open_source(place) if PurePath(place).suffix == ".arrow" else None
+        if isinstance(source, ArrowSource) and source.note is not None:
+            index = open_index(place, folder=folder)
+        else:
+            index = build_index(place, folder=folder, index_col_name=key, columns=names or ())
+        report = verify_samples(index, names, contents=contents, show=not as_json)
+    if as_json:
+        problems = [
+            {"key": each.key, "column": each.column, "reason": each.reason, "message": each.message}
+            for each in report.problems
+        ]
+        found = {"samples": report.samples, "files": report.files, "bytes_read": report.bytes_read}
+        print_json({"ok": report.ok, **found, "digests": report.digests, "counts": report.counts, "problems": problems})
+    else:
+        for each in report.problems:
+            typer.echo(f"BAD  {each.key!r}, {each.column}: {each.message}")
+        read = f", {report.bytes_read:,} bytes read, {report.digests:,} digests compared" if contents else ""
+        told = (
+            ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.counts.items())) or "all as they should"
+        )
+        typer.echo(f"{redact(place)}: {report.samples:,} samples, {report.files:,} files{read}: {told}")
+    if not report.ok:
+        raise typer.Exit(1)
