@@ -56,8 +56,8 @@ def test_a_folder_of_a_web_server_is_read_where_the_server_shows_it(nginx):
     nginx.add_files({"data/b.jsonl": b"{}", "data/a.jsonl": b"{}", "data/note.txt": b"x", "data/.hidden.jsonl": b"{}"})
     for source in (f"{nginx.url}/data/*.jsonl", f"{nginx.url}/json/data/[ab].jsonl"):
         assert [file.name for file in find_files(source, remote=True)] == ["a.jsonl", "b.jsonl"]
-    nginx.add_files({"only/deep/x.csv": b"a\n1\n"})
-    assert [file.name for file in find_files(f"{nginx.url}/only/", remote=True)] == ["deep/x.csv"]
+    nginx.add_files({"only/deep/x.txt": b"x"})
+    assert [file.name for file in find_files(f"{nginx.url}/only/", remote=True)] == ["deep/x.txt"]
     with pytest.raises(ConfigError, match="which has no listing of it"):
         find_files(f"{nginx.url}/closed/*.jsonl", remote=True)
 
