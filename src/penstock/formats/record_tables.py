@@ -19,7 +19,7 @@ from penstock.formats.streams import Opener, end_of_last_line, iter_blocks, last
 
 _BATCH_BYTES = 8 << 20
 _MAX_ROWS = 4096
-_QUOTE, _NEWLINE, _RETURN = b'"\n\r'
+QUOTE, _NEWLINE, _RETURN = b'"\n\r'
 
 
 def iter_rows(
@@ -173,15 +173,15 @@ def _count_lines(block: np.ndarray) -> int:
 def _record_ends(buffer: np.ndarray) -> np.ndarray:
     """Find the line ends outside quotes, int64."""
     newlines = np.flatnonzero(buffer == _NEWLINE)
-    return newlines[np.searchsorted(np.flatnonzero(buffer == _QUOTE), newlines) % 2 == 0]
+    return newlines[np.searchsorted(np.flatnonzero(buffer == QUOTE), newlines) % 2 == 0]
 
 
 def end_of_last_record(buffer: np.ndarray) -> int:
     """Give the end of the last line of CSV that ends outside quotes, 0 if none does."""
     end = end_of_last_line(buffer)
     # A line end behind an odd number of quotes is inside of them; so is all from the last quote before it.
-    while end and np.count_nonzero(buffer[:end] == _QUOTE) % 2:
-        end = end_of_last_line(buffer[: last_of(_QUOTE, buffer[:end])])
+    while end and np.count_nonzero(buffer[:end] == QUOTE) % 2:
+        end = end_of_last_line(buffer[: last_of(QUOTE, buffer[:end])])
     return end
 
 
@@ -208,9 +208,9 @@ def separator(file: SourceFile) -> str:
 
 def refuse_stray_quotes(file: SourceFile, block: np.ndarray) -> None:
     """Raise if a quote neither opens nor closes a field: then nobody can tell where records end."""
-    quotes = np.flatnonzero(block == _QUOTE)
+    quotes = np.flatnonzero(block == QUOTE)
     around = np.concatenate([[_NEWLINE], block, [_NEWLINE]])
-    edges = np.array([ord(separator(file)), _NEWLINE, _RETURN, _QUOTE])
+    edges = np.array([ord(separator(file)), _NEWLINE, _RETURN, QUOTE])
     before, after = around[quotes[::2]], around[quotes[1::2] + 2]
     wrong = np.concatenate([quotes[::2][~np.isin(before, edges)], quotes[1::2][~np.isin(after, edges)]])
     if len(wrong) or len(quotes) % 2:

@@ -55,10 +55,22 @@ def run_query(query: str, rows: pa.Table, scratch: str | os.PathLike[str] | None
             yield database.sql(query).to_arrow_reader(_BATCH_ROWS)
         except (duckdb.Error, pa.ArrowException) as error:
             # What goes wrong while rows are fetched comes through Arrow, with the same message.
-            names = ", ".join(map(repr, rows.schema.names))
+            told, names = _placed(database, query, error), ", ".join(map(repr, rows.schema.names))
             raise ConfigError(
-                f"sql_query failed: {error}\nThe query was: {query}\nIts table is {TABLE}, with the columns {names}"
+                f"sql_query failed: {told}\nThe query was: {query}\nIts table is {TABLE}, with the columns {names}"
             ) from error
+
+
+def _placed(database: Any, query: str, error: Exception) -> str:
+    """Give the message of an error with its place in the query, which relations leave out of some."""
+    import duckdb
+
+    if "LINE " not in str(error):
+        try:
+            database.execute(query).fetchone()
+        except duckdb.Error as placed:
+            return str(placed)
+    return str(error)
 
 
 @contextmanager

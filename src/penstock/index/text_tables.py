@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import BadBlock
-from penstock.formats.record_tables import csv_header, end_of_last_record, refuse_stray_quotes, separator
+from penstock.formats.record_tables import QUOTE, csv_header, end_of_last_record, refuse_stray_quotes, separator
 from penstock.formats.records import open_records
 from penstock.formats.sources import SourceFile
-from penstock.formats.streams import end_of_last_line, iter_blocks, open_raw
+from penstock.formats.streams import end_of_last_line, iter_blocks, last_of, open_raw
 from penstock.index.scan import TypesWidened, folder_of, unified
 
 BLOCK_BYTES = 4 << 20
@@ -154,8 +154,11 @@ class CsvBlocks:
     def _end(self, buffer: np.ndarray) -> int:
         end = end_of_last_record(buffer)
         if end != end_of_last_line(buffer):
-            # A quote that is out of place looks like a field over many lines.
-            refuse_stray_quotes(self._file, buffer[:end])
+            # A quote that is out of place looks like a field over many lines, perhaps all there are.
+            whole = buffer[:end] if end else buffer
+            if not end and np.count_nonzero(buffer == QUOTE) % 2:
+                whole = buffer[: last_of(QUOTE, buffer)]
+            refuse_stray_quotes(self._file, whole)
         return end
 
     def parse(self, block: np.ndarray, schema: pa.Schema | None) -> pa.Table:
@@ -172,7 +175,7 @@ class CsvBlocks:
             dict.fromkeys(text, pa.string()) if schema is None else dict(zip(schema.names, schema.types, strict=True))
         )
         try:
-            return pa_csv.read_csv(
+            table = pa_csv.read_csv(
                 pa.BufferReader(pa.py_buffer(block)),
                 read_options=pa_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
                 parse_options=pa_csv.ParseOptions(delimiter=separator(self._file), newlines_in_values=True),
@@ -184,9 +187,13 @@ class CsvBlocks:
             if schema is not None:
                 raise
             raise BadBlock(
-                f"{self._file.place} is not CSV in UTF-8 with the columns {', '.join(names)}: {error}; correct it, or "
-                "write it as JSON lines"
+                f"{self._file.place} is not CSV with the columns {', '.join(names)}: {error}; correct it, or write it as "
+                "JSON lines"
             ) from error
+        other = next((field.name for field in table.schema if pa.types.is_binary(field.type)), None)
+        if other is not None:
+            raise BadBlock(f"{self._file.place} is not UTF-8, in column {other!r}; write it anew in UTF-8")
+        return table
 
 
 class JsonBlocks:
