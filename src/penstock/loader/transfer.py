@@ -5,15 +5,15 @@ This is the one place of the loader that imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 _TENSOR_KINDS = "biufc"
-_LEAVES = {str, bytes, int, float, bool, type(None)}
-"""What batches of text are full of: lists of nothing else are not looked through one by one."""
+_LEAVES = (str, bytes, int, float, type(None))
+"""What batches of text and of paths are full of: what holds nothing else is not looked through one by one."""
 
 
 def as_tensors(batch: Any) -> Any:
@@ -37,11 +37,14 @@ def count_bytes(batch: Any) -> int:
         return batch.nbytes if batch.layout is torch.strided else 0
     if isinstance(batch, np.ndarray):
         return batch.nbytes
-    if _is_plain(batch):
+    if isinstance(batch, dict | list):
+        values = batch.values() if isinstance(batch, dict) else batch
+        return 0 if _are_leaves(values) else sum(map(count_bytes, values))
+    if isinstance(batch, _LEAVES):
         return 0
     if isinstance(batch, Mapping):
-        return sum(count_bytes(value) for value in batch.values())
-    return sum(count_bytes(value) for value in batch) if isinstance(batch, list | tuple) else 0
+        return sum(map(count_bytes, batch.values()))
+    return sum(map(count_bytes, batch)) if isinstance(batch, tuple) else 0
 
 
 class Mover:
@@ -99,7 +102,7 @@ def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     """Apply a function to every `kind` in a tree of dicts, lists and tuples."""
     if isinstance(value, kind):
         return function(value)
-    if _is_plain(value):
+    if isinstance(value, _LEAVES) or (type(value) is list and _are_leaves(value)):
         return value
     if isinstance(value, Mapping):
         return {name: _mapped(inner, kind, function) for name, inner in value.items()}
@@ -110,6 +113,6 @@ def _mapped(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     return value
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a list that holds no tensor or array, at any depth, as far as its elements' types tell."""
-    return type(value) is list and _LEAVES.issuperset(map(type, value))
+def _are_leaves(values: Iterable[Any]) -> bool:
+    """Whether values hold no tensor or array, at any depth, as far as their types tell."""
+    return all(issubclass(kind, _LEAVES) for kind in set(map(type, values)))
