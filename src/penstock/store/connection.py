@@ -89,9 +89,12 @@ class Connection:
     def _ask(self) -> dict[str, str]:
         try:
             return self._headers_now()
-        except Exception as error:
-            # Not its text, which may hold what it was to renew.
-            raise AccessDenied(f"the function that renews headers failed: {type(error).__name__}") from error
+        except Exception as error:  # noqa: BLE001  the function is the user's
+            # Not its text, nor `from error`: they may hold what it was to renew.
+            name = type(error).__name__
+            raise AccessDenied(
+                f"the function that renews headers failed ({name}): call it by hand to see why"
+            ) from None
 
     def _headers_now(self) -> dict[str, str]:
         found = self._given() if callable(self._given) else self._given or {}

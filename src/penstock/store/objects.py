@@ -29,6 +29,7 @@ PAGE = 1000
 _MISSING_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 _WRONG_REGION = re.compile(r"without LOCATION|AuthorizationHeaderMalformed.*region|<Code>PermanentRedirect", re.DOTALL)
 _REGION = re.compile(r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>")
+_PROVIDER = re.compile(r"External \w+ credential provider: (\w+)")
 _EXPIRED = re.compile(r"<Code>(?:ExpiredToken|TokenRefreshRequired|RequestExpired)</Code>")
 _REASONS = (
     ("dns error", "the host is not known"),
@@ -248,6 +249,10 @@ class OutsideObject(StoreError):
 
 def _reason(text: str) -> str:
     """Pick what a reader wants to know from an error of obstore."""
+    provider = _PROVIDER.search(text)
+    if provider:
+        # Not what the function said, which may hold what it was to give.
+        return f"the credential_provider failed ({provider[1]}): call it by hand to see why"
     status = re.search(r"status code: (\d{3} [^:\n]*)", text)
     if status:
         code = re.search(r"<Code>(\w+)</Code>", text)
