@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from servers.azure import Azure
+    from servers.gcs import Gcs
     from servers.http_process import Web
     from servers.hub_process import Hub
     from servers.nginx import Nginx
@@ -76,6 +78,29 @@ def s3() -> Iterator[S3]:
     from servers.s3 import S3
 
     started = S3()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[Azure]:
+    """A running Azure emulator that all tests of a session share. See `servers/azure.py`."""
+    from servers.azure import Azure, program
+
+    if program() is None:
+        pytest.skip("needs Azurite: npm install azurite")
+    started = Azure()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[Gcs]:
+    """A server that speaks as Google Cloud Storage, shared by a session: wiring only. See `servers/gcs.py`."""
+    pytest.importorskip("moto")
+    from servers.gcs import Gcs
+
+    started = Gcs()
     yield started
     started.stop()
 

@@ -19,7 +19,7 @@ DATA = random.Random(5).randbytes(300_000)
 ODD = "a folder/ü #1 + 100%25.bin"
 
 
-@pytest.fixture(params=["local", "memory", "s3", "http", "hub"])
+@pytest.fixture(params=["local", "memory", "s3", "azure", "gcs", "http", "hub", "nginx"])
 def filled(request, tmp_path):
     """A store of each kind with the same objects."""
     files = {"x.bin": DATA, ODD: b"odd", "below/y.bin": b"y" * 10, "below/deep/z.bin": b""}
@@ -33,8 +33,18 @@ def filled(request, tmp_path):
         sha = hub.add_dataset("org/name", {f"in/{name}": data for name, data in files.items()})
         web = f"{hub.url}/datasets/org/name/resolve/{sha}/in"
         return open_store(web if request.param == "http" else "hf://org/name/in")
+    if request.param == "nginx":
+        nginx = request.getfixturevalue("nginx")
+        nginx.add_files({f"in/{name}": data for name, data in files.items()})
+        return open_store(f"{nginx.url}/in")
     if request.param == "memory":
         store = open_store(f"memory://{tmp_path.name}/in")
+    elif request.param in ("azure", "gcs"):
+        server = request.getfixturevalue(request.param)
+        bucket = tmp_path.name.replace("_", "-").lower().strip("-")
+        make = server.create_container if request.param == "azure" else server.create_bucket
+        make(bucket)
+        store = open_store(f"{'az' if request.param == 'azure' else 'gs'}://{bucket}/in", **server.options)
     else:
         s3 = request.getfixturevalue("s3")
         bucket = tmp_path.name.replace("_", "-").lower()
@@ -73,7 +83,7 @@ def test_objects_are_described_without_being_read(filled):
 
 
 def test_a_listing_names_everything_below(filled):
-    if filled.url.startswith("http"):
+    if "resolve" in filled.url:
         with pytest.raises(ConfigError, match="web server, which has no listing"):
             list(filled.list())
         return
