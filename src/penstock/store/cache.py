@@ -22,11 +22,13 @@ from typing import Any
 
 from penstock.errors import StoreError, StoreUnavailable
 from penstock.store import cache_care as care
+from penstock.store.cache_book import Book
 from penstock.store.cache_care import CacheStats, VerifyReport
-from penstock.store.cache_downloads import Downloads, Flight, Waiter
-from penstock.store.cache_names import key_of, local_path, server_of, suffix_of
-from penstock.store.cache_pins import CachedFile, Pins, pinned_file, spot_of
-from penstock.store.cache_rows import Claimed
+from penstock.store.cache_downloads import Downloads
+from penstock.store.cache_finder import Finder
+from penstock.store.cache_flights import Flight, Flights
+from penstock.store.cache_names import key_of, local_path, server_of
+from penstock.store.cache_pins import CachedFile, Pins
 from penstock.store.cache_shelf import Shelf
 from penstock.store.many import MAX_BYTES, Fetcher
 from penstock.store.requests import MAX_REQUESTS
@@ -36,8 +38,6 @@ from penstock.store.wanted import Wanted
 
 TIMEOUT_S = 300.0
 GATHER_S = 0.02
-POLL_S = 0.005
-LONGEST_POLL_S = 0.05
 IDLE_S = 1.0
 CLOSE_S = 0.3
 
@@ -86,26 +86,23 @@ class Cache:
         self.folder = Path(os.path.abspath(folder))
         self._given = {"storage_options": storage_options, "max_requests": max_requests, "max_bytes": max_bytes}
         self._server = server_of(storage_options)
+        self._fetcher = Fetcher(storage_options, max_requests=max_requests, max_bytes=max_bytes)
         care.make_folder(self.folder)
         self._pins = Pins(self.folder, self.limit)
-        self._shelf = Shelf(self.folder, self._pins)
-        care.sweep_if_new(self._shelf)
-        fetcher = Fetcher(storage_options, max_requests=max_requests, max_bytes=max_bytes)
-        self._fetcher = fetcher
-        self._downloads = Downloads(self._shelf, fetcher, self._land)
+        self._book = Book(self.folder, self._pins)
+        self._shelf = Shelf(self._book, self._pins)
+        care.sweep_if_new(self._book)
+        self._flights = Flights(self.folder, self._pins, self._book.recency)
+        self._downloads = Downloads(self._shelf, self._fetcher, self._land)
+        self._finder = Finder(self._shelf, self._pins, self._downloads, self._server, self._land)
         self._reset()
-        self._shelf.keep_limit()
+        self._shelf.room.keep_limit()
         _open_caches.add(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[Wanted, Flight] = {}
-        self._foreign: list[Flight] = []
-        """Flights that another holder fetches."""
         self._keeper: threading.Thread | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()
-        self._closed = False
-        self._poll_s = POLL_S
 
     def __repr__(self) -> str:
         return f"Cache({str(self.folder)!r}, limit={self.limit})"
@@ -118,17 +115,9 @@ class Cache:
 
         A hint: it returns at once, and what goes wrong is said by `acquire`.
         """
-        fresh = []
-        with self._lock:
-            self._check_open()
-            for one in wanted:
-                flight = self._flights.get(one)
-                if flight is None:
-                    flight = self._flights[one] = Flight(one)
-                    fresh.append(flight)
-                flight.holds += 1
-        if fresh:
-            self._look(fresh)
+        fresh = self._flights.hold(wanted)
+        if fresh and self._finder.look(fresh):
+            self._keep_house()
 
     def acquire(self, wanted: Sequence[Wanted], timeout_s: float = TIMEOUT_S) -> list[CachedFile | StoreError]:
         """Give the local path of each object, fetching what is not there; waits until all are clear.
@@ -144,204 +133,75 @@ class Cache:
         Raises:
             ConfigError: a URL or an option that cannot be.
 
-        Cost: a few microseconds for each that is there.
+        Cost: 1 to 2 µs for each that this process has seen before and that is there, else about 8.
         """
-        flights, fresh = [], []
-        with self._lock:
-            self._check_open()
-            for one in wanted:
-                flight = self._flights.get(one)
-                if flight is None:
-                    flight = self._flights[one] = Flight(one)
-                    fresh.append(flight)
-                elif flight.holds:
-                    flight.holds -= 1
-                flight.users += 1
-                flights.append(flight)
+        flights, fresh = self._flights.join(wanted)
         try:
-            if fresh:
-                self._look(fresh)
-            self._await(flights, timeout_s)
+            if fresh and self._finder.look(fresh):
+                self._keep_house()
+            self._flights.wait(flights, timeout_s)
         finally:
-            files = self._hand_out(flights)
-        return [self._result(flight, file, timeout_s) for flight, file in zip(flights, files, strict=True)]
+            files = self._flights.hand_out(flights)
+        if None not in files:
+            return files  # type: ignore[return-value]
+        return [file or self._failure(flight, timeout_s) for flight, file in zip(flights, files, strict=True)]
 
-    def _await(self, flights: list[Flight], timeout_s: float) -> None:
-        with self._lock:
-            pending = {flight for flight in flights if not flight.landed}
-            waiter = Waiter(len(pending))
-            for flight in pending:
-                flight.waiters.append(waiter)
-        if pending and not waiter.event.wait(timeout_s):
-            with self._lock:
-                for flight in pending:
-                    if waiter in flight.waiters:
-                        flight.waiters.remove(waiter)
-
-    def _hand_out(self, flights: list[Flight]) -> list[CachedFile | None]:
-        """End the use of flights and give the paths of those that have one, pinned."""
-        files: list[CachedFile | None] = []
-        more: list[int] = []
-        pins, known = self._pins, self._flights
-        with self._lock:
-            for flight in flights:
-                flight.users -= 1
-                path, spot = flight.path, flight.spot
-                over = flight.users <= 0 and flight.holds <= 0 and flight.landed
-                if over and known.get(flight.wanted) is flight:
-                    del known[flight.wanted]
-                if path is None:
-                    files.append(None)
-                    if over and spot >= 0:
-                        pins.drop([spot])
-                elif spot < 0:
-                    files.append(pinned_file(path, None, 0))
-                else:
-                    # The last one to want it takes the flight's own pin over.
-                    if not over:
-                        more.append(spot)
-                    files.append(pinned_file(path, pins, spot))
-            if more:
-                pins.take(more)
-        return files
-
-    def _result(self, flight: Flight, file: CachedFile | None, timeout_s: float) -> CachedFile | StoreError:
-        if file is not None:
-            return file
+    def _failure(self, flight: Flight, timeout_s: float) -> StoreError:
         if flight.error is None:
-            whose = "another process fetches it" if flight.entry is None else "its store is slow"
+            whose = "another process fetches it" if flight.claimed is None else "its store is slow"
             shown = redact(flight.wanted.url)
-            return StoreUnavailable(
-                f"{shown} did not arrive within {timeout_s:g} s: {whose}. Wait longer, or try later"
-            )
+            return StoreUnavailable(f"{shown} did not arrive within {timeout_s:g} s: {whose}. Wait longer or try later")
         if isinstance(flight.error, StoreError):
             return flight.error
         raise flight.error
 
-    def _look(self, flights: list[Flight]) -> None:
-        """Find out what is there of flights that were just made, and see to the rest."""
-        try:
-            away = [flight for flight in flights if not self._is_local(flight)]
-            if away:
-                keys = [flight.key for flight in away]
-                self._pins.take([flight.spot for flight in away])
-                found = self._shelf.find(keys)
-                misses, now, used = [], time.time(), []
-                for flight in away:
-                    row = found.get(flight.key)
-                    if row is not None and self._shelf.serves(row, flight.wanted) and self._shelf.is_sound(row):
-                        flight.path = self._shelf.path_of(row)
-                        used.append(row.id)
-                    else:
-                        misses.append(flight)
-                self._shelf.recency.touch(used, now)
-                self._shelf.counts[0] += len(used)
-                if misses:
-                    self._claim(misses)
-        except Exception as error:  # noqa: BLE001
-            # A hint raises nothing; who acquires the flights is told.
-            for flight in flights:
-                if not flight.landed:
-                    flight.error = error
-        self._land([flight for flight in flights if flight.landed])
-
-    def _is_local(self, flight: Flight) -> bool:
-        if flight.wanted.start is None and (path := local_path(flight.wanted.url)) is not None:
-            flight.path = path
-            return True
-        flight.key = key_of(flight.wanted, self._server)
-        flight.spot = spot_of(flight.key)
-        return False
-
-    def _claim(self, misses: list[Flight]) -> None:
-        """Fetch what nobody else does, wait for the rest."""
-        claimed = self._shelf.claim([(flight.key, suffix_of(flight.wanted), flight.wanted) for flight in misses])
-        mine, foreign = [], []
-        for flight, entry in zip(misses, claimed, strict=True):
-            if entry is None:
-                foreign.append(flight)
-            elif isinstance(entry, Claimed):
-                flight.entry = entry
-                mine.append(flight)
-            else:
-                flight.path = self._shelf.path_of(entry)
-        self._shelf.counts[0] += len(misses) - len(mine)
-        self._shelf.counts[1] += len(mine)
-        if mine:
-            self._downloads.begin(mine)
-        with self._lock:
-            self._foreign += foreign
-            self._keep_house()
-        if foreign:
-            self._wake.put(None)
-
     def _land(self, flights: list[Flight]) -> None:
-        """Tell who waits that flights have landed."""
-        with self._lock:
-            for flight in flights:
-                for waiter in flight.waiters:
-                    waiter.missing -= 1
-                    if not waiter.missing:
-                        waiter.event.set()
-                flight.waiters.clear()
-                if not flight.needed and self._flights.get(flight.wanted) is flight:
-                    self._drop(flight)
-        if self._wake.empty():
+        """Tell who waits that flights have landed, and the keeper that there is something to record."""
+        self._flights.land(flights)
+        if self._book.has_news and self._wake.empty():
             self._wake.put(None)
-
-    def _drop(self, flight: Flight) -> None:
-        del self._flights[flight.wanted]
-        if flight.spot >= 0:
-            self._pins.drop([flight.spot])
 
     def forget(self, wanted: Sequence[Wanted] | None = None) -> None:
         """Give up what `begin` was told, all of it by default; downloads that nobody needs end."""
-        with self._lock:
-            for one in list(self._flights) if wanted is None else wanted:
-                flight = self._flights.get(one)
-                if flight is not None:
-                    flight.holds = 0
-                    if flight.landed and not flight.users:
-                        self._drop(flight)
+        self._flights.forget(wanted)
         self._downloads.drop_unneeded()
 
-    def discard(self, wanted: Sequence[Wanted]) -> None:
-        """Remove files that turned out to be no good; the next to want them fetches them again."""
+    def discard(self, wanted: Sequence[Wanted]) -> int:
+        """Remove files that turned out to be no good, so that they are fetched again; give how many there were."""
         away = [one for one in wanted if one.start is not None or local_path(one.url) is None]
-        self.forget(away)
-        self._shelf.discard([key_of(one, self._server) for one in away])
+        if not away:
+            return 0
+        self._flights.forget_paths(away)
+        return self._shelf.discard([key_of(one, self._server) for one in away])
 
     def stats(self) -> CacheStats:
         """Count files, bytes, hits, misses and evictions of the folder, by all processes since it was made."""
-        self._shelf.flush()
-        return care.stats(self._shelf, self._pins, self._downloads.in_flight)
+        self._record_hits()
+        self._book.flush()
+        return care.stats(self._book, self._pins, self._downloads.in_flight)
 
     def verify(self) -> VerifyReport:
         """Read all files, compare them with their checksums and remove those that differ."""
-        self._shelf.flush()
         return care.verify(self._shelf)
 
     def clear(self) -> int:
         """Remove all files that are not in use; give how many bytes that were."""
-        self._shelf.flush()
         return care.clear(self._shelf)
 
     def close(self) -> None:
         """Cancel what is under way and let go of the folder, in less than a second; paths stay pinned."""
         with self._lock:
-            if self._closed:
+            if self._flights.closed:
                 return
-            self._closed = True
+            self._flights.close(self._pins.drop)
             keeper = self._keeper
         self._wake.put(None)
         self._downloads.close(CLOSE_S)
         self._fetcher.close()
         if keeper is not None and keeper is not threading.current_thread():
             keeper.join(CLOSE_S)
-        with self._lock:
-            self._pins.drop([flight.spot for flight in self._flights.values() if flight.spot >= 0])
-            self._flights.clear()
-        self._shelf.shut()
+        self._record_hits()
+        self._shelf.close()
         _open_caches.discard(self)
 
     def __enter__(self) -> Cache:
@@ -354,74 +214,52 @@ class Cache:
         if hasattr(self, "_keeper"):
             self.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreError(f"the cache {self.folder} was closed; open it again")
-
     def _keep_house(self) -> None:
-        """See to it that the thread runs that records what has gathered; under the lock."""
-        if self._keeper is None and not self._closed:
-            arguments = (weakref.ref(self), self._wake)
-            self._keeper = threading.Thread(target=_keep, args=arguments, name="penstock-cache-keeper", daemon=True)
-            self._keeper.start()
+        """See to it that the thread runs that records what has gathered, and that it looks."""
+        if self._keeper is None:
+            with self._lock:
+                if self._keeper is None and not self._flights.closed:
+                    arguments = (weakref.ref(self), self._wake)
+                    self._keeper = threading.Thread(
+                        target=_keep, args=arguments, name="penstock-cache-keeper", daemon=True
+                    )
+                    self._keeper.start()
+        if self._finder.poll_s is not None and self._wake.empty():
+            self._wake.put(None)
 
     def _tend(self) -> float:
         """Record what has gathered, look after what others fetch; give the seconds until that is worth doing again."""
         try:
-            self._ask_others()
-            if self._shelf.has_news:
-                self._shelf.flush()
+            self._finder.ask_others()
+            if self._book.has_news:
+                self._record_hits()
+                self._book.flush()
             self._pins.settle()
-            self._shelf.keep_limit()
+            self._shelf.room.keep_limit()
             if not self._downloads.in_flight:
-                self._shelf.rest()
+                self._shelf.room.rest()
         except StoreError:
             # A full disk, say: whoever wants an object is told by what it does itself; this is done again later.
             return IDLE_S
-        self._pins.wake = self._wake if self._shelf.over else None
-        return self._poll_s if self._foreign else IDLE_S
+        self._pins.wake = self._wake if self._shelf.room.over else None
+        return IDLE_S if self._finder.poll_s is None else self._finder.poll_s
 
-    def _ask_others(self) -> None:
-        """Look whether what others fetch has come, or must be fetched here since they have ended or failed."""
-        with self._lock:
-            foreign, self._foreign = self._foreign, []
-        if not foreign:
-            self._poll_s = POLL_S
-            return
-        waiting = len(foreign)
-        try:
-            self._claim_again(foreign)
-        except Exception as error:  # noqa: BLE001
-            # Told to who waits for them.
-            for flight in foreign:
-                flight.error = error
-        self._land([flight for flight in foreign if flight.landed])
-        self._poll_s = min(self._poll_s * 1.5, LONGEST_POLL_S) if len(self._foreign) == waiting else POLL_S
-
-    def _claim_again(self, foreign: list[Flight]) -> None:
-        found = self._shelf.find([flight.key for flight in foreign])
-        moved: list[Flight] = []
-        still: list[Flight] = []
-        for flight in foreign:
-            row = found.get(flight.key)
-            (still if row is not None and self._shelf.is_loading(row) else moved).append(flight)
-        with self._lock:
-            self._foreign += still
-        if moved:
-            self._claim(moved)
+    def _record_hits(self) -> None:
+        hits, self._flights.hits = self._flights.hits, 0
+        self._book.hits += hits
 
     def _after_fork(self) -> None:
         """Begin anew in a forked child: its threads are gone, what the parent fetches is another holder's."""
-        closed = self._closed
+        closed = self._flights.closed
         self._reset()
-        self._closed = closed
-        self._downloads.reset()
-        self._shelf.after_fork()
+        for part in (self._book, self._shelf.room, self._flights, self._downloads, self._finder):
+            part.reset()
+        self._flights.closed = closed
 
 
 def _keep(reference: weakref.ref[Cache], wake: SimpleQueue[None]) -> None:
     """The keeper's thread: it ends with the cache, closed or just forgotten."""
-    while (cache := reference()) is not None and not cache._closed:
+    while (cache := reference()) is not None and not cache._flights.closed:
         pause_s = cache._tend()
         del cache
         try:

@@ -13,9 +13,10 @@ from pathlib import Path
 from penstock.errors import StoreError
 from penstock.node.disk import store_errors
 from penstock.store import cache_rows as rows
+from penstock.store.cache_book import DATABASE_NAME, Book
 from penstock.store.cache_pins import Pins
 from penstock.store.cache_rows import Row
-from penstock.store.cache_shelf import DATABASE_NAME, Shelf, checksum_of_file
+from penstock.store.cache_shelf import Shelf, checksum_of_file
 
 THREADS = 8
 _OURS = re.compile(r"[0-9a-f]{32}-[0-9a-f]+(\.[A-Za-z0-9_]{1,16})?")
@@ -60,18 +61,18 @@ def make_folder(folder: Path) -> None:
         raise StoreError(f"cannot write {folder}: a cache records who uses what; choose a folder you may write to")
 
 
-def sweep_if_new(shelf: Shelf) -> None:
+def sweep_if_new(book: Book) -> None:
     """Remove files that an earlier cache left here whose database is gone: nothing says what they are."""
-    with shelf.transaction() as db:
+    with book.changing() as db:
         if db.execute("SELECT max(id) FROM entry").fetchone()[0] is None:
-            _sweep(shelf, set())
+            _sweep(book, set())
 
 
-def stats(shelf: Shelf, pins: Pins, in_flight: int) -> CacheStats:
+def stats(book: Book, pins: Pins, in_flight: int) -> CacheStats:
     """Count."""
     pins.settle()
     pins.look_around()
-    with shelf.transaction() as db:
+    with book.reading() as db:
         files, size, hits, misses, downloaded, evictions = db.execute(
             "SELECT files, bytes, hits, misses, downloaded, evictions FROM total"
         ).fetchone()
@@ -90,36 +91,36 @@ def stats(shelf: Shelf, pins: Pins, in_flight: int) -> CacheStats:
 
 def verify(shelf: Shelf) -> VerifyReport:
     """Read all files; remove those that are not what they were, and those that no entry knows."""
-    with shelf.transaction() as db:
+    with shelf.book.changing() as db:
         known = rows.all_of(db, rows.READY)
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda row: checksum_of_file(shelf.path_of(row)), known))
+        found = list(pool.map(lambda row: checksum_of_file(shelf.book.path_of(row)), known))
     bad = [row for row, facts in zip(known, found, strict=True) if facts != (row.size, row.checksum)]
     bad = shelf.still_there(bad)
     if bad:
         shelf.discard([row.key for row in bad])
-    with shelf.transaction() as db:
-        kept = {shelf.path_of(row) for row in rows.all_of(db, rows.LOADING, rows.READY, rows.DOOMED, rows.STALE)}
-        strays = _sweep(shelf, kept)
+    with shelf.book.changing() as db:
+        kept = {shelf.book.path_of(row) for row in rows.all_of(db, rows.LOADING, rows.READY, rows.DOOMED, rows.STALE)}
+        strays = _sweep(shelf.book, kept)
     return VerifyReport(
         files=len(known),
         bytes=sum(row.size for row in known),
-        damaged=tuple(shelf.path_of(row) for row in bad),
+        damaged=tuple(shelf.book.path_of(row) for row in bad),
         strays=strays,
     )
 
 
 def clear(shelf: Shelf) -> int:
     """Remove all files that nobody uses; give their bytes."""
-    with shelf.transaction() as db:
+    with shelf.book.changing() as db:
         known: list[Row] = rows.all_of(db, rows.READY, rows.STALE)
-    return shelf.remove(known)
+    return shelf.room.remove(known)
 
 
-def _sweep(shelf: Shelf, kept: set[str]) -> int:
+def _sweep(book: Book, kept: set[str]) -> int:
     """Remove files that look like ours and are not among those to keep; under a transaction."""
     count = 0
-    for path in _files(shelf.files_folder):
+    for path in _files(book.files_folder):
         if path not in kept:
             with suppress(FileNotFoundError):
                 os.unlink(path)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from penstock.errors import ObjectChanged, StoreError
 from penstock.node.disk import store_errors
+from penstock.store.cache_flights import Flight
 from penstock.store.cache_rows import Claimed
-from penstock.store.cache_shelf import Shelf, checksum_of_file, write_all
+from penstock.store.cache_shelf import Shelf, checksum_of_file, create, write_all
 from penstock.store.many import Fetcher, Pieces
 from penstock.store.urls import redact
 from penstock.store.wanted import Piece, Wanted
@@ -25,59 +25,18 @@ from penstock.store.wanted import Piece, Wanted
 IDLE_S = 10.0
 
 
-class Flight:
-    """One object that is wanted in this process: where it is, or why it is not there, and who waits for it."""
-
-    __slots__ = ("entry", "error", "holds", "key", "path", "spot", "users", "waiters", "wanted")
-
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
-        self.key = b""
-        self.spot = -1
-        """Where its pin counts; below 0: it has none."""
-        self.entry: Claimed | None = None
-        """What this holder is to fill."""
-        self.path: str | None = None
-        self.error: Exception | None = None
-        self.holds = 0
-        """Hints that nobody has followed yet."""
-        self.users = 0
-        """Calls that wait for it now."""
-        self.waiters: list[Waiter] = []
-
-    @property
-    def landed(self) -> bool:
-        """Whether it is clear what has become of it."""
-        return self.path is not None or self.error is not None
-
-    @property
-    def needed(self) -> bool:
-        """Whether anybody still wants it."""
-        return self.holds > 0 or self.users > 0
-
-
-class Waiter:
-    """A call that waits until so many flights have landed."""
-
-    __slots__ = ("event", "missing")
-
-    def __init__(self, missing: int) -> None:
-        self.missing = missing
-        self.event = threading.Event()
-
-
 class _Parts:
     """A long object that arrives in pieces, in any order."""
 
     def __init__(self, shelf: Shelf, entry: Claimed, size: int) -> None:
         self._shelf, self._entry, self._size, self._missing = shelf, entry, size, size
-        self.path = shelf.path_of(entry)
-        shelf.make_room(size)
+        self.path = shelf.book.path_of(entry)
+        shelf.room.make(size)
         try:
             with store_errors(self.path):
-                self._file = shelf.create(self.path)
+                self._file = create(self.path)
         except BaseException:
-            shelf.give_room_back(size)
+            shelf.room.give_back(size)
             raise
 
     def add(self, piece: Piece) -> None:
@@ -91,12 +50,12 @@ class _Parts:
         found = checksum_of_file(self.path)
         if self._missing or found is None or found[0] != self._size:
             raise StoreError(f"of {self._size:,} bytes {self._missing:,} are missing")
-        self._shelf.written(self._entry, *found, etag)
+        self._shelf.book.written(self._entry, *found, etag)
 
     def drop(self) -> None:
         if self._file >= 0:
             os.close(self._file)
-        self._shelf.give_room_back(self._size)
+        self._shelf.room.give_back(self._size)
 
 
 class Batch:
@@ -115,14 +74,13 @@ class Batch:
             if piece.error is not None:
                 raise piece.error
             self._write(shelf, flight, piece)
-        except Exception as error:  # noqa: BLE001
-            # Whatever happened to one object is told to who waits for it; the others go on.
+        except Exception as error:  # noqa: BLE001 - it belongs to who waits for the object; the others go on
             flight.error = error
             self.let_go(shelf, piece.number)
         return flight if flight.landed else None
 
     def _write(self, shelf: Shelf, flight: Flight, piece: Piece) -> None:
-        entry, wanted = flight.entry, flight.wanted
+        entry, wanted = flight.claimed, flight.wanted
         assert entry is not None
         _check_size(wanted, piece)
         etag = wanted.etag or piece.etag
@@ -143,7 +101,7 @@ class Batch:
         parts = self._parts.pop(number, None)
         if parts is not None:
             parts.drop()
-        entry = self.flights[number].entry
+        entry = self.flights[number].claimed
         if entry is not None:
             shelf.give_up([entry])
 
@@ -175,7 +133,8 @@ class Downloads:
     def reset(self) -> None:
         """Begin without threads, as in a process that was just forked."""
         self._lock = threading.Lock()
-        self._work: SimpleQueue[list[Flight]] = SimpleQueue()
+        self._work: SimpleQueue[list[Flight] | None] = SimpleQueue()
+        """Batches for threads that are idle; None: end."""
         self._threads: set[threading.Thread] = set()
         self._batches: set[Batch] = set()
         self._idle = 0
@@ -184,36 +143,34 @@ class Downloads:
     def begin(self, flights: list[Flight]) -> None:
         """Begin to fetch flights that have an entry to fill."""
         with self._lock:
-            self._idle -= 1
-            if self._idle < 0:
-                self._idle = 0
+            if self._idle:
+                self._idle -= 1
+                self._work.put(flights)
+            else:
                 thread = threading.Thread(target=self._run, args=[flights], name="penstock-cache", daemon=True)
                 self._threads.add(thread)
                 thread.start()
-                return
-        self._work.put(flights)
 
-    def _run(self, flights: list[Flight]) -> None:
-        while flights:
+    def _run(self, flights: list[Flight] | None) -> None:
+        while flights is not None:
             self._carry_out(flights)
             with self._lock:
                 self._idle += 1
-            flights = []
-            with suppress(Empty):
+            try:
                 flights = self._work.get(timeout=IDLE_S)
-            if not flights:
+            except Empty:
                 flights = self._last_look()
         with self._lock:
             self._threads.discard(threading.current_thread())
 
-    def _last_look(self) -> list[Flight]:
+    def _last_look(self) -> list[Flight] | None:
         """Take what came while this thread thought that nothing would, or count as idle no longer."""
         with self._lock:
             try:
                 return self._work.get_nowait()
             except Empty:
-                self._idle = max(0, self._idle - 1)
-                return []
+                self._idle -= 1
+                return None
 
     def _carry_out(self, flights: list[Flight]) -> None:
         batch, reason = None, None
@@ -223,8 +180,7 @@ class Downloads:
                 landed = [flight for piece in arrived if (flight := batch.store(self._shelf, piece)) is not None]
                 if landed:
                     self._landed(landed)
-        except Exception as error:  # noqa: BLE001
-            # Such as an option that its store does not have: it is raised where the flights are waited for.
+        except Exception as error:  # noqa: BLE001 - it belongs to who waits for the objects
             reason = error
         finally:
             if batch is None:
@@ -267,7 +223,7 @@ class Downloads:
             for batch in self._batches:
                 batch.pieces.close()
         for _ in threads:
-            self._work.put([])
+            self._work.put(None)
         for thread in threads:
             thread.join(timeout_s)
 

@@ -38,7 +38,7 @@ _LIMIT, _RESERVED, _LEAVING = range(3)
 
 _all_pins: weakref.WeakSet[Pins] = weakref.WeakSet()
 _senders: weakref.WeakValueDictionary[str, Pins] = weakref.WeakValueDictionary()
-_senders_lock = threading.Lock()
+_senders_lock = threading.RLock()
 
 
 def spot_of(key: bytes) -> int:
@@ -86,8 +86,8 @@ def _arrived(path: str, folder: str | None, spot: int, ticket: tuple[str, int, i
         return pinned_file(path, None, 0)
     with _senders_lock:
         pins = _senders.get(folder)
-        if pins is None:
-            pins = _senders[folder] = Pins(Path(folder), None)
+        if pins is None or pins.closed:
+            pins = Pins(Path(folder), None)
     pins.take([spot])
     pins.received(*ticket)
     return pinned_file(path, pins, spot)
@@ -123,6 +123,7 @@ class Pins:
 
     def __init__(self, folder: Path, limit: int | None) -> None:
         self.folder = folder
+        self.closed = False
         self.released: deque[int] = deque()
         self.wake: SimpleQueue[None] | None = None
         """Where to say that something was let go; None while that helps nobody."""
@@ -133,6 +134,8 @@ class Pins:
         self._next_ticket = 0
         self._announce(limit)
         _all_pins.add(self)
+        with _senders_lock:
+            _senders[os.fspath(folder)] = self
 
     def _announce(self, limit: int | None) -> None:
         self._presence = Presence(self._holders)
@@ -266,13 +269,18 @@ class Pins:
         """Show that so many bytes more, or fewer if below 0, are no longer counted by rows but still on the disk."""
         self._table.header[_LEAVING] += size
 
-    def lift_limit(self) -> None:
-        """Hold the others to this holder's limit no longer."""
+    def retire(self) -> None:
+        """Hold the others to this holder's limit no longer, and be gone if nothing is pinned."""
+        self.wake = None
         self._table.header[_LIMIT] = NO_LIMIT
         self._table.header[_RESERVED] = 0
+        self.settle()
+        if not self.num_pinned():
+            self.close()
 
     def close(self) -> None:
         """Unpin all."""
+        self.closed = True
         self._presence.close()
         self._presence.forget(self.name)
 
@@ -299,7 +307,7 @@ def _allocate(descriptor: int, size: int) -> None:
 
 def _after_fork_in_child() -> None:
     global _senders_lock
-    _senders_lock = threading.Lock()
+    _senders_lock = threading.RLock()
     for pins in list(_all_pins):
         pins._after_fork()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from penstock.errors import StoreError
@@ -56,6 +57,9 @@ class Row(NamedTuple):
     suffix: str
 
 
+_row = partial(tuple.__new__, Row)
+
+
 class Claimed(NamedTuple):
     """An entry that a holder may fill."""
 
@@ -75,16 +79,17 @@ class Written(NamedTuple):
 
 def find(db: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Row]:
     """Give the entries that there are of some keys; cost about 3 µs for each."""
-    found = {}
+    found: dict[bytes, Row] = {}
     for start in range(0, len(keys), KEYS_AT_A_TIME):
         part = keys[start : start + KEYS_AT_A_TIME]
         # Texts of few lengths, so that they stay prepared.
         length = 1 << (len(part) - 1).bit_length()
         marks = ",".join("?" * length)
         padded = (*part, *[part[-1]] * (length - len(part)))
-        for row in db.execute(f"SELECT {_COLUMNS} FROM entry WHERE key IN ({marks}) AND state <> {STALE}", padded):
+        cursor = db.execute(f"SELECT {_COLUMNS} FROM entry WHERE key IN ({marks}) AND state <> {STALE}", padded)
+        for row in map(_row, cursor):
             found[row[1]] = row
-    return {key: Row._make(row) for key, row in found.items()}
+    return found
 
 
 def claim(db: sqlite3.Connection, keys: Sequence[tuple[bytes, str]], holder: str) -> list[Claimed]:
@@ -175,6 +180,11 @@ def all_of(db: sqlite3.Connection, *states: int) -> list[Row]:
 def num_bytes(db: sqlite3.Connection) -> int:
     """Give the bytes of all files that are ready or stale."""
     return int(db.execute("SELECT bytes FROM total").fetchone()[0])
+
+
+def vouch(db: sqlite3.Connection, rows: Sequence[Row], boot: str) -> None:
+    """Record that files were found to be whole during this run of the system."""
+    db.executemany(f"UPDATE entry SET boot = '{boot}' WHERE id = ?", [(row.id,) for row in rows])
 
 
 def count(db: sqlite3.Connection, hits: int, misses: int, evictions: int) -> None:

@@ -1,0 +1,151 @@
+"""What becomes of things that are wanted: found, fetched here, or waited for while others fetch them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from penstock.store.cache_downloads import Downloads
+from penstock.store.cache_flights import Flight
+from penstock.store.cache_names import key_of, local_path, suffix_of
+from penstock.store.cache_pins import Pins, spot_of
+from penstock.store.cache_rows import Claimed, Row
+from penstock.store.cache_shelf import Shelf
+
+POLL_S = 0.005
+LONGEST_POLL_S = 0.05
+
+
+class Finder:
+    """Finds things for one process. May be used from several threads.
+
+    Args:
+        shelf: where they may be.
+        pins: where files are pinned before one looks.
+        downloads: who fetches what is nowhere.
+        server: which servers URLs mean, see `cache_names.server_of`.
+        landed: is told which flights have landed.
+    """
+
+    def __init__(
+        self, shelf: Shelf, pins: Pins, downloads: Downloads, server: str, landed: Callable[[list[Flight]], None]
+    ) -> None:
+        self._shelf, self._pins, self._downloads, self._server, self._landed = shelf, pins, downloads, server, landed
+        self.reset()
+
+    def reset(self) -> None:
+        """Wait for nobody, as in a forked child."""
+        self._lock = threading.Lock()
+        self._foreign: list[Flight] = []
+        """Flights that another holder fetches."""
+        self.poll_s: float | None = None
+        """After how long to ask again what others fetch; None: nothing is waited for."""
+
+    def look(self, flights: list[Flight]) -> bool:
+        """Find out where things are, and see to those that are nowhere; tell whether there were such.
+
+        Raises nothing: what goes wrong is the flights' error.
+        """
+        misses: list[Flight] = []
+        try:
+            away = [flight for flight in flights if not self._is_local(flight)]
+            if away:
+                self._pins.take([flight.spot for flight in away])
+                misses = self._find(away)
+            if misses:
+                self._claim(misses)
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the flights
+            for flight in flights:
+                if not flight.landed:
+                    flight.error = error
+        self._landed([flight for flight in flights if flight.landed])
+        return bool(misses)
+
+    def _is_local(self, flight: Flight) -> bool:
+        wanted = flight.wanted
+        if wanted.start is None and (path := local_path(wanted.url)) is not None:
+            flight.path = path
+            return True
+        flight.key = key_of(wanted, self._server)
+        flight.spot = spot_of(flight.key)
+        return False
+
+    def _find(self, flights: list[Flight]) -> list[Flight]:
+        """Land flights whose files are there; give the others."""
+        shelf = self._shelf
+        found = shelf.find([flight.key for flight in flights])
+        hits: list[tuple[Flight, Row]] = []
+        misses = []
+        for flight in flights:
+            row = found.get(flight.key)
+            if row is not None and shelf.serves(row, flight.wanted):
+                hits.append((flight, row))
+            else:
+                misses.append(flight)
+        unsound = shelf.unsound([row for _, row in hits])
+        for flight, row in hits:
+            if row.id in unsound:
+                misses.append(flight)
+            else:
+                flight.id, flight.path = row.id, shelf.book.path_of(row)
+        shelf.book.recency.touch([row.id for _, row in hits if row.id not in unsound], time.time())
+        shelf.book.hits += len(flights) - len(misses)
+        return misses
+
+    def _claim(self, misses: list[Flight]) -> None:
+        """Fetch what nobody else does, wait for the rest."""
+        claimed = self._shelf.claim([(flight.key, suffix_of(flight.wanted), flight.wanted) for flight in misses])
+        mine, foreign = [], []
+        for flight, entry in zip(misses, claimed, strict=True):
+            if entry is None:
+                foreign.append(flight)
+            elif isinstance(entry, Claimed):
+                flight.id, flight.claimed = entry.id, entry
+                mine.append(flight)
+            else:
+                flight.id, flight.path = entry.id, self._shelf.book.path_of(entry)
+        self._shelf.book.hits += len(misses) - len(mine) - len(foreign)
+        self._shelf.book.misses += len(mine)
+        if mine:
+            self._downloads.begin(mine)
+        if foreign:
+            with self._lock:
+                self._foreign += foreign
+                self.poll_s = POLL_S
+
+    def ask_others(self) -> None:
+        """Look whether what others fetch has come, or must be fetched here since they have ended or failed."""
+        with self._lock:
+            foreign, self._foreign = self._foreign, []
+            poll_s, self.poll_s = self.poll_s or POLL_S, None
+        if not foreign:
+            return
+        try:
+            still = self._ask(foreign)
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the flights
+            still = []
+            for flight in foreign:
+                if not flight.landed and flight.claimed is None:
+                    flight.error = error
+        self._landed([flight for flight in foreign if flight.landed])
+        with self._lock:
+            self._foreign += still
+            if self._foreign:
+                self.poll_s = min(poll_s * 1.5, LONGEST_POLL_S) if len(still) == len(foreign) else POLL_S
+
+    def _ask(self, foreign: list[Flight]) -> list[Flight]:
+        found = self._shelf.find([flight.key for flight in foreign])
+        moved: list[Flight] = []
+        still: list[Flight] = []
+        for flight in foreign:
+            row = found.get(flight.key)
+            loading = flight.needed and row is not None and self._shelf.is_loading(row)
+            (still if loading else moved).append(flight)
+        wanted = [flight for flight in moved if flight.needed]
+        for flight in moved:
+            if not flight.needed:
+                flight.error = TimeoutError("nobody waits for it any more")
+        if wanted:
+            self._claim(wanted)
+        return still

@@ -1,0 +1,252 @@
+"""What is wanted in this process: where it is, who waits for it, and what was wanted before.
+
+A flight begins when something is wanted that was not, lands when it is clear what has become of it, and
+holds a pin on its file until nobody needs it. Then it rests: its file may be taken away, but if it was
+not, which its generation tells, the next to want it needs no database.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from penstock.errors import StoreError
+from penstock.store.cache_pins import CachedFile, Pins, pinned_file
+from penstock.store.cache_recency import Recency
+from penstock.store.cache_rows import Claimed
+from penstock.store.wanted import Wanted
+
+MOST_FLIGHTS = 1 << 15
+"""Beyond so many those that rest are forgotten, the first to have begun before the others: about 20 MB."""
+NO_ENTRY = -1
+
+
+class Flight:
+    """One object that is, or was, wanted."""
+
+    __slots__ = (
+        *("claimed", "error", "generation", "holds", "id", "key", "path", "resting"),
+        *("spot", "users", "waiters", "wanted"),
+    )
+    id: int
+    path: str | None
+    error: Exception | None
+    claimed: Claimed | None
+    """The entry that this holder is to fill."""
+    resting: bool
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.key = b""
+        self.spot = -1
+        """Where its pin counts; below 0: it has none and needs none."""
+        self.waiters: list[Waiter] = []
+        self.holds = 0
+        """Hints that nobody has followed yet."""
+        self.users = 0
+        """Calls that wait for it now."""
+        self.generation = -1.0
+        self.start()
+
+    def start(self) -> None:
+        """Know nothing of where it is."""
+        self.id = NO_ENTRY
+        self.path = None
+        self.error = None
+        self.claimed = None
+        self.resting = False
+
+    @property
+    def landed(self) -> bool:
+        """Whether it is clear what has become of it."""
+        return self.path is not None or self.error is not None
+
+    @property
+    def needed(self) -> bool:
+        """Whether anybody still wants it."""
+        return self.holds > 0 or self.users > 0
+
+
+class Waiter:
+    """A call that waits until so many flights have landed."""
+
+    __slots__ = ("event", "missing")
+
+    def __init__(self, missing: int) -> None:
+        self.missing = missing
+        self.event = threading.Event()
+
+
+class Flights:
+    """All flights of a process's hold on a cache folder. May be used from several threads.
+
+    Args:
+        folder: for messages.
+        pins: where files are pinned.
+        recency: where uses are recorded.
+    """
+
+    def __init__(self, folder: Path, pins: Pins, recency: Recency) -> None:
+        self._folder, self._pins, self._recency = folder, pins, recency
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin without flights, as in a forked child: those of the parent are not its own."""
+        self._lock = threading.Lock()
+        self._known: dict[Wanted, Flight] = {}
+        self.closed = False
+        self.hits = 0
+        """How many rested and needed no database."""
+
+    def hold(self, wanted: Sequence[Wanted]) -> list[Flight]:
+        """Want things until somebody else does; give the flights that begin with that."""
+        with self._lock:
+            flights, fresh = self._find(wanted)
+            for flight in flights:
+                flight.holds += 1
+        return fresh
+
+    def join(self, wanted: Sequence[Wanted]) -> tuple[list[Flight], list[Flight]]:
+        """Want things until `hand_out`, in the place of who held them; give all flights and those that begin."""
+        with self._lock:
+            flights, fresh = self._find(wanted)
+            for flight in flights:
+                flight.users += 1
+                if flight.holds:
+                    flight.holds -= 1
+        return flights, fresh
+
+    def _find(self, wanted: Sequence[Wanted]) -> tuple[list[Flight], list[Flight]]:
+        if self.closed:
+            raise StoreError(f"the cache {self._folder} was closed; open it again")
+        known = self._known
+        flights: list[Flight] = []
+        fresh: list[Flight] = []
+        rested: list[Flight] = []
+        for one in wanted:
+            flight = known.get(one)
+            if flight is None:
+                flight = known[one] = Flight(one)
+                fresh.append(flight)
+            elif flight.resting:
+                flight.resting = False
+                rested.append(flight)
+            flights.append(flight)
+        if rested:
+            fresh += self._awake(rested)
+        if len(known) > MOST_FLIGHTS:
+            for flight in [flight for flight in islice(known.values(), MOST_FLIGHTS // 8) if flight.resting]:
+                del known[flight.wanted]
+        return flights, fresh
+
+    def _awake(self, rested: list[Flight]) -> list[Flight]:
+        """Pin the files of flights that rested; give those whose file is not there any more, to begin anew."""
+        self._pins.take([flight.spot for flight in rested])
+        changed = self._recency.touch_same(rested, time.time())
+        self.hits += len(rested) - len(changed)
+        for flight in changed:
+            self._pins.drop([flight.spot])
+            flight.start()
+        return changed
+
+    def wait(self, flights: Sequence[Flight], timeout_s: float) -> None:
+        """Wait until flights have landed, or the time is over."""
+        with self._lock:
+            pending = {flight for flight in flights if flight.path is None and flight.error is None}
+            if not pending:
+                return
+            waiter = Waiter(len(pending))
+            for flight in pending:
+                flight.waiters.append(waiter)
+        if waiter.event.wait(timeout_s):
+            return
+        with self._lock:
+            for flight in pending:
+                if waiter in flight.waiters:
+                    flight.waiters.remove(waiter)
+
+    def hand_out(self, flights: Sequence[Flight]) -> list[CachedFile | None]:
+        """End the use of flights and give the paths of those that have one, pinned."""
+        files: list[CachedFile | None] = []
+        more: list[int] = []
+        pins = self._pins
+        with self._lock:
+            for flight in flights:
+                flight.users -= 1
+                path, spot = flight.path, flight.spot
+                over = flight.users <= 0 and flight.holds <= 0
+                if path is None:
+                    files.append(None)
+                    if over and flight.error is not None:
+                        self._end(flight)
+                    continue
+                if spot < 0:
+                    files.append(pinned_file(path, None, 0))
+                else:
+                    # The last one to want it takes the flight's own pin over.
+                    if not over:
+                        more.append(spot)
+                    files.append(pinned_file(path, pins, spot))
+                if over:
+                    self._rest(flight)
+            if more:
+                pins.take(more)
+        return files
+
+    def _rest(self, flight: Flight) -> None:
+        """Keep what is known of a flight whose pin somebody else has taken over or let go of."""
+        generation = self._recency.generation(flight.id) if flight.id >= 0 else 1.0
+        if generation % 2 or self._known.get(flight.wanted) is not flight:
+            self._known.pop(flight.wanted, None)
+            return
+        flight.generation, flight.resting = generation, True
+
+    def _end(self, flight: Flight) -> None:
+        """Let go of a flight's pin; that of a file is known further."""
+        if flight.spot >= 0:
+            self._pins.drop([flight.spot])
+        if flight.path is None:
+            self._known.pop(flight.wanted, None)
+        else:
+            self._rest(flight)
+
+    def land(self, flights: Sequence[Flight]) -> None:
+        """Tell who waits that flights have landed."""
+        with self._lock:
+            for flight in flights:
+                for waiter in flight.waiters:
+                    waiter.missing -= 1
+                    if not waiter.missing:
+                        waiter.event.set()
+                flight.waiters.clear()
+                if not flight.needed and not flight.resting and self._known.get(flight.wanted) is flight:
+                    self._end(flight)
+
+    def forget(self, wanted: Sequence[Wanted] | None) -> None:
+        """Let go of what is held; all of it if None."""
+        with self._lock:
+            for one in list(self._known) if wanted is None else wanted:
+                flight = self._known.get(one)
+                if flight is not None and flight.holds:
+                    flight.holds = 0
+                    if flight.landed and not flight.users:
+                        self._end(flight)
+
+    def forget_paths(self, wanted: Sequence[Wanted]) -> None:
+        """Look for things anew when they are wanted again."""
+        self.forget(wanted)
+        with self._lock:
+            for one in wanted:
+                flight = self._known.get(one)
+                if flight is not None and flight.resting:
+                    del self._known[one]
+
+    def close(self, release: Callable[[Sequence[int]], None]) -> None:
+        """Let go of all, for good."""
+        with self._lock:
+            self.closed = True
+            release([flight.spot for flight in self._known.values() if flight.spot >= 0 and not flight.resting])
+            self._known.clear()
