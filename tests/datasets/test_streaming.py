@@ -410,3 +410,23 @@ def test_a_failing_sample_names_its_key_and_its_url(dataset, site):
     with pytest.raises(SampleError, match="s007"):
         list(dataset)
     assert numbers([dataset[8]]) == [8]
+
+
+@pytest.mark.parametrize("store", ["web", "memory", "s3"])
+def test_an_empty_object_is_an_empty_file(request, tmp_path, store):
+    files = {"samples.csv": subjects.as_csv([{**rows(1)[0], "image": "empty.bin"}]), "empty.bin": b""}
+    options = {}
+    if store == "web":
+        web = request.getfixturevalue("web")
+        web.add_files(files)
+        place = web.url
+    else:
+        place = f"{store}://empty"
+        if store == "s3":
+            s3 = request.getfixturevalue("s3")
+            s3.create_bucket("empty")
+            options = s3.options
+        for name, data in files.items():
+            open_store(place, **options).put(name, data)
+    with StreamingDataset(f"{place}/samples.csv", tmp_path / "dst", storage_options=options, **IMAGE) as dataset:
+        assert Path(dataset[0]["image"]).read_bytes() == b""

@@ -219,7 +219,8 @@ def meaning(error: Exception) -> Exception:
 def _of_status(text: str, reason: str) -> Exception:
     status = re.search(r"status code: (\d{3})", text)
     if status is None:
-        return Transient(reason)
+        # Memory's own way to say 416.
+        return OutsideObject(reason) if "Wanted range starting at" in text else Transient(reason)
     code = int(status[1])
     if code in (401, 403):
         return AccessDenied(reason)
