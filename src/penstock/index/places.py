@@ -152,34 +152,6 @@ def shared_folder(places: Sequence[str]) -> str | None:
     return ("/".join(shared) or "/") + queries.pop()
 
 
-def _path_below(base: str, place: str) -> str:
-    if not is_url(place):
-        return place[len(base) :].lstrip("/")
-    path = place.partition("?")[0][len(base.partition("?")[0]) :].lstrip("/")
-    return unquote(path) if place.startswith(_QUOTED) else path
-
-
-def shared_folder(places: Sequence[str]) -> str | None:
-    """Give the folder that all of some files are below; None if they lie in different stores.
-
-    >>> shared_folder(["s3://bucket/a/b/x.csv", "s3://bucket/a/c/y.csv"])
-    's3://bucket/a'
-    >>> shared_folder(["s3://one/x.csv", "s3://two/x.csv"]) is None
-    True
-    """
-    folders = {folder_above(place) for place in places}
-    if len(folders) == 1:
-        return folders.pop()
-    queries = {folder.partition("?")[1:] for folder in folders if is_url(folder)}
-    if len(queries) > 1:
-        return None
-    columns = zip(*(folder.partition("?")[0].split("/") for folder in folders), strict=False)
-    shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, columns)]
-    # A URL's first three parts are its scheme and its bucket or host.
-    least = 3 if any(is_url(place) for place in places) else 1
-    return ("/".join(shared) or "/") + "".join(*queries) if len(shared) >= least else None
-
-
 def below(base: str, path: str) -> str:
     """Give the place of a file below a folder.
 
