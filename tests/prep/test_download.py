@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock import download_dataset, process_raw_dataset_to_blocks, verify_block_structure
-from penstock.errors import AccessDenied, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
+from penstock.errors import AccessDenied, BadRecord, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
 from penstock.formats.block_manifest import MANIFEST_NAME, read_block_manifest
 from penstock.prep.size_guard import estimate
 from penstock.prep.spool import SPOOL_NAME, Spool
@@ -329,6 +329,30 @@ def test_bad_rows_are_counted_in_the_manifest(hub, tmp_path):
     hub.add_dataset("org/web", {"train.jsonl": b"".join(lines)})
     info = download(tmp_path / "out", on_error="skip")
     assert (info.total_samples, info.counts) == (1498, {"malformed-json": 1, "not-an-object": 1})
+
+
+@pytest.mark.parametrize(
+    ("bad", "policy", "counts"),
+    [
+        (b"{\n", {"on_error": "skip"}, {"malformed-json": 1}),
+        (b'{"text": NaN}\n', {"on_nan": "null"}, {"nan-to-null": 1}),
+    ],
+)
+def test_a_download_that_a_bad_row_ended_goes_on_by_another_policy_from_where_it_was(
+    hub, tmp_path, bad, policy, counts
+):
+    lines = as_lines(texts(SAMPLES)).splitlines(keepends=True)
+    lines[5000] = bad
+    hub.add_dataset("org/web", {"train.jsonl": b"".join(lines)})
+    with pytest.raises(BadRecord, match="line 5001"):
+        download(tmp_path / "out")
+    assert read_block_manifest(tmp_path / "out").total_blocks >= 5
+    hub.forget()
+    info = download(tmp_path / "out", **policy)
+    assert (info.finished, info.counts) == (True, counts)
+    assert hub.bytes_sent(r"train\.jsonl") < 0.5 * len(b"".join(lines))
+    download(tmp_path / "whole", **policy)
+    assert lines_in(tmp_path / "out") == lines_in(tmp_path / "whole")
 
 
 def test_who_may_not_read_is_told_so(hub, tmp_path):

@@ -177,14 +177,15 @@ def _fetched(records: Records | LibraryRecords, fetcher: Fetcher) -> Records | L
 
 
 def _identity(place: str, records: Records | LibraryRecords, max_samples: int) -> dict[str, Any]:
-    """Say what the blocks are made of, as JSON: a folder begun from something else is refused."""
+    """Say what the blocks are made of, as JSON: a folder begun from something else is refused.
+
+    What to do with bad rows is no part of it: a run that was stopped by one may go on passing over them.
+    """
     return {
         "uri": redact(place),
         "files": records.signature,
         "max_samples": max_samples,
         "columns": None if records.columns is None else list(records.columns),
-        "on_error": records.on_error,
-        "on_nan": records.on_nan,
     }
 
 
