@@ -307,6 +307,17 @@ def test_a_carry_that_hides_tensors_is_refused():
         chunked_segment_rollout(lambda x, carry: ({"past": Cache()}, model(x, None)[1]), batch, 1, 5)
 
 
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_a_carry_that_is_a_part_of_a_chunks_tensor_does_not_keep_all_of_it(on_cpu):
+    chunk, whole = torch.arange(6000.0, requires_grad=True) * 1, torch.arange(10.0)
+    taken = Held({"window": chunk[-10:], "whole": whole, "spread": whole[:1].expand(10)}, on_cpu=on_cpu).taken()
+    assert taken["window"].untyped_storage().nbytes() == 40
+    assert torch.equal(taken["window"], chunk[-10:])
+    assert not taken["window"].requires_grad
+    assert taken["whole"].data_ptr() == whole.data_ptr()
+    assert torch.equal(taken["spread"], torch.zeros(10))
+
+
 @pytest.mark.gpu
 def test_an_offloaded_carry_waits_on_the_cpu_and_comes_back():
     carry = {"h": torch.ones(1 << 20, device="cuda", requires_grad=True), "at": torch.ones(3)}

@@ -65,7 +65,7 @@ class Held:
 
     def __init__(self, carry: Any, *, on_cpu: bool) -> None:
         self._devices: list[torch.device] = []
-        self._carry = map_tensors(carry, self._put_away if on_cpu else torch.Tensor.detach)
+        self._carry = map_tensors(carry, self._put_away if on_cpu else _apart)
 
     def taken(self) -> Any:
         """Give the carry for the next chunk and let go of it."""
@@ -75,7 +75,15 @@ class Held:
 
     def _put_away(self, tensor: torch.Tensor) -> torch.Tensor:
         self._devices.append(tensor.device)
-        return tensor.detach().to("cpu")
+        return _apart(tensor.to("cpu"))
+
+
+def _apart(tensor: torch.Tensor) -> torch.Tensor:
+    """Cut a tensor from its graph, and from a larger one that it is a view of and would keep in memory."""
+    cut = tensor.detach()
+    if cut.layout is torch.strided and cut.untyped_storage().nbytes() > cut.nbytes:
+        return cut.clone()
+    return cut
 
 
 def _copied_mapping(carry: Any, changed: dict[Any, Any]) -> Any:

@@ -90,7 +90,7 @@ def chunked_segment_rollout(
     scale = 1 / (max(1, sum(counts)) * max_segments)
     loss_of = partial(_summed_loss, loss_fn=loss_fn, ignore_index=ignore_index)
     chunks = list(zip(cut(inputs), cut(targets), counts, strict=True)) * max_segments
-    device, held, parts = _device_of(model), Held(None, on_cpu=False), []
+    device, held, losses = _device_of(model), Held(None, on_cpu=False), _Losses(len(chunks), keep_graphs=not backward)
     with _checkpointed_layers(model) if gradient_checkpointing else nullcontext(model) as forward:
         for number, (x, y, count) in enumerate(chunks, 1):
             is_last = number == len(chunks)
@@ -104,8 +104,8 @@ def chunked_segment_rollout(
                 del logits
                 if backward and (count or is_last):
                     _back_propagate(part)
-            parts.append(part.detach() if backward else part)
-    loss = torch.stack(parts).sum()
+            losses.add(part)
+    loss = losses.sum()
     num_chunks = len(chunks) // max_segments
     sizes = {"used_segments": max_segments, "num_chunks": num_chunks, "effective_seq_len": inputs.shape[1]}
     return loss, {"ce": loss.item(), **sizes}
@@ -141,6 +141,34 @@ def recommend_dataset_chunk_size(ram_gb: float) -> int:
     if size >= 64:
         return 8000
     return 4000 if size >= 32 else max(1, int(2500 * min(1, size / 16)))
+
+
+class _Losses:
+    """The losses of chunks, each a scalar; those without graphs in one tensor, made at the first.
+
+    Small tensors that stay, one after each chunk's large ones, would cut the C library's heap into pieces, which it
+    then cannot use again in full.
+    """
+
+    def __init__(self, count: int, *, keep_graphs: bool) -> None:
+        self._count, self._keep_graphs = count, keep_graphs
+        self._parts: list[torch.Tensor] = []
+        self._values: torch.Tensor | None = None
+        self._filled = 0
+
+    def add(self, part: torch.Tensor) -> None:
+        if self._keep_graphs:
+            self._parts.append(part)
+            return
+        if self._values is None:
+            self._values = part.new_zeros(self._count)
+        self._values[self._filled] = part.detach()
+        self._filled += 1
+
+    def sum(self) -> torch.Tensor:
+        values = torch.stack(self._parts) if self._keep_graphs else self._values
+        assert values is not None
+        return values.sum()
 
 
 def _checked_gb(name: str, value: float) -> float:
