@@ -17,6 +17,7 @@ from torch import nn
 from penstock import (
     BlockDataset,
     ChunkTracker,
+    PenstockError,
     StreamingDataLoader,
     Tokenizer,
     TokenizeText,
@@ -67,7 +68,10 @@ def main():
     parser.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--dim", type=int, default=128)
     args = parser.parse_args()
-    config = read_config(args.config) if args.config else TrainingConfig()
+    try:
+        config = read_config(args.config) if args.config else TrainingConfig()
+    except PenstockError as error:  # a wrong key or value, by its line
+        parser.error(str(error))
     if "RANK" in os.environ:  # started by torchrun
         dist.init_process_group()
     is_first = not dist.is_initialized() or dist.get_rank() == 0

@@ -158,6 +158,25 @@ def test_train_blocks_makes_blocks_and_learns(corpus, tmp_path):
     assert more.endswith("14 chunks trained, in epoch 1\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("chunk_sise: 16\n", "training.yaml, line 1: there is no key 'chunk_sise'; did you mean"),
+        ("chunk_size: many\n", "training.yaml, line 1: chunk_size must be"),
+        (None, "training.yaml does not exist"),
+    ],
+)
+def test_train_blocks_says_what_is_wrong_with_its_settings_and_nothing_else(corpus, tmp_path, text, message):
+    settings = tmp_path / "training.yaml"
+    settings.unlink() if text is None else settings.write_text(text)
+    command = [sys.executable, *train_blocks(corpus, tmp_path / "run", 10)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_train_blocks_killed_goes_on_where_it_was_saved_with_two_processes(corpus, tmp_path):
     """What the killed one held comes back when its lease ends; then every chunk is complete once."""
