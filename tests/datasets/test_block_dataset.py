@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -43,6 +44,63 @@ def dataset(request, tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     return write_blocks(tmp_path / "water", 70, 20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["id", "txt"], r"fields has 'txt', which none of the first samples of .* has; did you mean 'text'\?"),
+        (["Text"], "did you mean 'text'"),
+        (["answer", "question"], "fields has 'answer', .*; they have 'id', 'text'"),
+    ],
+)
+def test_a_field_that_no_sample_has_is_refused_with_the_one_that_was_meant(folder, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        BlockDataset(folder, fields=fields)
+
+
+def test_a_bad_first_sample_is_its_readers_to_hear_whatever_the_fields(tmp_path):
+    place = tmp_path / "water" / "block_00000.jsonl"
+    place.parent.mkdir()
+    place.write_text("{bad\n" + json.dumps(sample(0)) + "\n")
+    dataset = BlockDataset(tmp_path / "water", fields=["txt"])
+    with pytest.raises(BadRecord):
+        dataset[0]
+
+
+IN_A_CHILD = """
+import os, pickle, sys
+from penstock import BadBlock, BlockDataset
+
+dataset = BlockDataset(sys.argv[1])
+assert dataset[69]["id"] == 69
+block = os.path.join(sys.argv[1], "blocks", "block_00003.jsonl")
+size = os.path.getsize(block)
+os.truncate(block, 4)
+
+def refused(again):
+    try:
+        again[69]
+    except BadBlock as error:
+        assert "is shorter than the manifest says" in str(error)
+        return 0
+    return 1
+
+if sys.argv[2] == "fork":
+    child = os.fork()
+    if not child:
+        os._exit(refused(dataset))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+else:
+    status = refused(pickle.loads(pickle.dumps(dataset)))
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("how", ["fork", "pickle"])
+def test_a_mapped_block_that_was_cut_is_refused_by_whoever_gets_the_dataset_by_fork_or_pickle(folder, how):
+    done = subprocess.run([sys.executable, "-c", IN_A_CHILD, str(folder), how], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_it_says_what_it_holds(dataset):

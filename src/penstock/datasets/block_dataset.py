@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from penstock.errors import ConfigError, ObjectChanged
+from penstock.errors import BadRecord, ConfigError, ObjectChanged
 from penstock.formats.block_reader import MAPPED_BYTES, BlockReader
 from penstock.formats.files import digest
 from penstock.store.urls import lasting
 from penstock.transforms.collate import stack
 from penstock.transforms.pad import pad
 from penstock.types import check_int
+
+FIRST_ROWS = 100
+NEAR = 0.75
+"""How alike a field that the first samples lack is to one they have, for it to be taken for a slip of the pen."""
 
 
 class BlockDataset:
@@ -27,7 +32,8 @@ class BlockDataset:
 
     Args:
         path: the folder of the blocks, of this or an older layout, or the URL of one that has a manifest.
-        fields: names of the fields to keep; those that a sample lacks are None. None: samples as they are.
+        fields: names of the fields to keep; those that a sample lacks are None. None: samples as they are. One that
+            the first hundred samples lack is refused if it is nearly the name of one that they have.
         ascii_only: leave out samples whose text is not ASCII. Their ids stay: such a sample is None, and the
             loader counts it as filtered.
         text_column: field that holds the text. None: the one the manifest names.
@@ -70,6 +76,8 @@ class BlockDataset:
         self._open()
         if not len(self):
             raise ConfigError(f"{self.path} holds no samples: look at it with `penstock inspect`")
+        if self.fields:
+            self._check_fields(self.fields)
         if self._reader.info is not None and not self._reader.info.finished:
             warnings.warn(
                 f"{self.path} is not finished: these are the {len(self):,} samples that are there so far. Run again "
@@ -157,6 +165,20 @@ class BlockDataset:
     def _open(self) -> None:
         self._reader = BlockReader(self.path, mapped_bytes=self._mapped_bytes, storage_options=self._storage_options)
         self._size = len(self._reader)
+
+    def _check_fields(self, fields: tuple[str, ...]) -> None:
+        """Refuse fields that the first samples show to be mistaken: nearly a name that they have, or all unknown."""
+        try:
+            known = list({name: None for row in self._reader.read(0, 0, FIRST_ROWS) for name in row})
+        except BadRecord:
+            # Whoever asks for that sample is told.
+            return
+        missing = [name for name in fields if name not in known]
+        for name in missing if known else ():
+            near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
+            if near or len(missing) == len(fields):
+                hint = f"did you mean {near[0]!r}?" if near else f"they have {', '.join(map(repr, known[:20]))}"
+                raise ConfigError(f"fields has {name!r}, which none of the first samples of {self.path} has; {hint}")
 
     @staticmethod
     def _projected(rows: Iterable[dict[str, Any] | None], fields: tuple[str, ...]) -> list[dict[str, Any] | None]:

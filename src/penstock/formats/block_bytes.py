@@ -84,7 +84,10 @@ class LocalBytes:
 
 
 class MappedBytes:
-    """A file on a local disk, mapped: the quickest to read, and what was read counts as this process's memory."""
+    """A file on a local disk, mapped: the quickest to read, and what was read counts as this process's memory.
+
+    A file that is cut while it is mapped cannot be told by reading: the system ends the process (SIGBUS).
+    """
 
     def __init__(self, path: Path) -> None:
         file = LocalBytes(path)

@@ -64,6 +64,9 @@ class BlockPlace(Protocol):
     def entry_range(self, number: int, start: int, stop: int) -> np.ndarray:
         """Read the offsets of rows [start, stop) and the one that ends the last, where they lie."""
 
+    def after_fork(self) -> None:
+        """Be usable in a forked child, whatever threads of its parent were doing."""
+
 
 def open_place(location: str | Path, storage_options: Mapping[str, Any]) -> BlockPlace:
     """Open a folder of blocks: a path, a `file://` URL, or the URL of a store."""
@@ -143,6 +146,10 @@ class LocalPlace:
     def entry_range(self, number: int, start: int, stop: int) -> np.ndarray:
         """Read the offsets of consecutive rows."""
         return _entry_range(self._table(number), start, stop)
+
+    def after_fork(self) -> None:
+        """Have a lock that no thread of the parent holds."""
+        self._lock = threading.Lock()
 
     def _table(self, number: int) -> LocalBytes:
         if (table := self._sound.get(number)) is None:
@@ -251,6 +258,9 @@ class RemotePlace:
     def entry_range(self, number: int, start: int, stop: int) -> np.ndarray:
         """Fetch the offsets of consecutive rows."""
         return _entry_range(self._table(number), start, stop)
+
+    def after_fork(self) -> None:
+        """Nothing is held; a store says itself whether a child may use it."""
 
     def _table(self, number: int) -> RemoteBytes:
         block = self.blocks[number]

@@ -8,7 +8,9 @@ table is read when the block is first asked for.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +30,8 @@ TABLE_BYTES = 32 << 20
 MAPPED_BYTES = 512 << 20
 """Blocks of up to so many bytes together are mapped. Larger ones are read, so that they take no memory of this process
 however many of their samples are read."""
+
+_readers: weakref.WeakSet[BlockReader] = weakref.WeakSet()
 
 
 class BlockReader:
@@ -63,6 +67,7 @@ class BlockReader:
         self._maps = self._place.is_local and all(sizes) and sum(sizes) <= mapped_bytes
         self._lock = threading.RLock()
         self._open: dict[int, BlockBytes] = {}
+        _readers.add(self)
         entries = int(self.ends[-1]) + len(self.counts) if len(self.counts) else 0
         # Reserved, not touched: memory is taken as tables are read.
         self._table = np.empty(min(entries, TABLE_BYTES // 8), np.int64)
@@ -73,6 +78,13 @@ class BlockReader:
         """Blocks whose tables are read where they lie."""
         self._loose: dict[int, np.ndarray] = {}
         """Tables that lie nowhere on a disk, and do not fit."""
+
+    def _after_fork(self) -> None:
+        # Blocks are opened anew, so that they are held to the manifest again: one that was cut since it was mapped
+        # would end the process at the first touch of what is gone. A lock may be another thread's for ever.
+        self._lock = threading.RLock()
+        self._open = {}
+        self._place.after_fork()
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -251,3 +263,12 @@ class BlockReader:
         if block in self._loose:
             return self._loose[block]
         return self._place.offsets(block, self._bytes(block))
+
+
+def _after_fork_in_child() -> None:
+    for reader in list(_readers):
+        reader._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
