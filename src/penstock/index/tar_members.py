@@ -19,12 +19,13 @@ from penstock.errors import BadBlock
 from penstock.store.urls import redact
 
 BLOCK = 512
-SKIP = 2 << 20
-"""Content that is jumped over; less is read, about what arrives during a round trip."""
+SKIP = 512 << 10
+"""Content that is jumped over; less is read: about what a stream of several brings during a round trip."""
 FIRST_WINDOW, WINDOW = 16 << 10, 1 << 20
 """Bytes read after a jump, and at most at a time once members turn out to be small."""
 _LONGEST_EXTENSION = 1 << 20
 _ZEROS = bytes(BLOCK)
+_MAGIC, _CHECKSUM = slice(257, 262), slice(148, 156)
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _GNU_NAMES = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
@@ -54,7 +55,7 @@ def iter_members(file: Any, size: int, place: str, *, skip: int = SKIP) -> Itera
         BadBlock: it is truncated, damaged or compressed, or holds sparse files or symbolic links.
         StoreError: it can't be read.
 
-    Cost: 30 µs a member, and reading what is not jumped over.
+    Cost: 10 µs a member, and reading what is not jumped over.
     """
     return _Headers(file, size, redact(place), skip).members()
 
@@ -81,6 +82,13 @@ class _Headers:
                 ended, self._at = True, self._at + BLOCK
                 continue
             ended = False
+            plain = None if ahead or everywhere else _plain(block)
+            if plain is not None and self._at + BLOCK + plain[1] <= self._size:
+                name, length = plain
+                member = links[name] = Member(name, self._at + BLOCK, length)
+                self._at = member.offset + -(-length // BLOCK) * BLOCK
+                yield member
+                continue
             header = self._header(block)
             content = self._at + BLOCK
             length = self._length(header, everywhere | ahead if header.type in _REGULAR else {})
@@ -199,6 +207,21 @@ class _Headers:
 
     def _bad(self, what: str) -> BadBlock:
         return BadBlock(f"the tar {self._place} {what}")
+
+
+def _plain(block: bytes) -> tuple[str, int] | None:
+    """Read the name and size in the header of a file, if it is of the form that nearly all have; None if it is not."""
+    if block[156] not in b"0\0" or block[_MAGIC] != b"ustar" or block[345] or block[124] & 0x80:
+        return None
+    try:
+        length, checksum = int(block[124:136].rstrip(b" \0"), 8), int(block[_CHECKSUM].rstrip(b" \0"), 8)
+    except ValueError:
+        return None
+    # The checksum counts itself as eight spaces.
+    if sum(block) - sum(block[_CHECKSUM]) + 256 != checksum:
+        return None
+    name = _text(block[:100].partition(b"\0")[0])
+    return None if name.endswith("/") else (name, length)
 
 
 def _text(data: bytes) -> str:

@@ -24,9 +24,9 @@ from penstock.store.ranged_file import RangedFile
 from penstock.store.store import ObjectInfo, open_store
 from penstock.store.urls import is_url, redact
 
-AT_A_TIME = 8
+AT_A_TIME = 16
 """Archives whose headers are read at the same time."""
-READ_AHEAD = 4 << 20
+READ_AHEAD = 2 << 20
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
 
 
