@@ -67,7 +67,7 @@ def open_parquet(file: SourceFile, storage_options: dict[str, Any]) -> Iterator[
 
     try:
         if file.url is None:
-            with pq.ParquetFile(file.path, memory_map=True) as table:
+            with pq.ParquetFile(file.path, memory_map=True, pre_buffer=False) as table:
                 yield table
         else:
             with open_raw(file, **storage_options) as raw, pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table:

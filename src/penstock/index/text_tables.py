@@ -187,8 +187,8 @@ class CsvBlocks:
             if schema is not None:
                 raise
             raise BadBlock(
-                f"{self._file.place} is not CSV with the columns {', '.join(names)}: {error}; correct it, or write it as "
-                "JSON lines"
+                f"{self._file.place} is not CSV with the columns {', '.join(names)}: {error}; correct it, or "
+                "write it as JSON lines"
             ) from error
         other = next((field.name for field in table.schema if pa.types.is_binary(field.type)), None)
         if other is not None:
