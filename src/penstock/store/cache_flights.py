@@ -28,8 +28,8 @@ class Flight:
     """One object that is, or was, wanted."""
 
     __slots__ = (
-        *("claimed", "error", "generation", "holds", "id", "key", "path", "resting"),
-        *("spot", "users", "waiters", "wanted"),
+        *("claimed", "error", "generation", "holds", "id", "key", "local", "path"),
+        *("resting", "spot", "users", "waiters", "wanted"),
     )
     id: int
     path: str | None
@@ -43,6 +43,8 @@ class Flight:
         self.key = b""
         self.spot = -1
         """Where its pin counts; below 0: it has none and needs none."""
+        self.local = False
+        """Whether it is on this machine, where it may change at any time."""
         self.waiters: list[Waiter] = []
         self.holds = 0
         """Hints that nobody has followed yet."""
@@ -198,7 +200,7 @@ class Flights:
 
     def _rest(self, flight: Flight) -> None:
         """Keep what is known of a flight whose pin somebody else has taken over or let go of."""
-        generation = self._recency.generation(flight.id) if flight.id >= 0 else 1.0
+        generation = 1.0 if flight.local or flight.id < 0 else self._recency.generation(flight.id)
         if generation % 2 or self._known.get(flight.wanted) is not flight:
             self._known.pop(flight.wanted, None)
             return
@@ -248,5 +250,7 @@ class Flights:
         """Let go of all, for good."""
         with self._lock:
             self.closed = True
-            release([flight.spot for flight in self._known.values() if flight.spot >= 0 and not flight.resting])
+            flights = list(self._known.values())
             self._known.clear()
+            # Who waits for one lets go of its pin himself.
+            release([flight.spot for flight in flights if flight.spot >= 0 and not (flight.resting or flight.users)])
