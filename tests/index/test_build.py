@@ -70,7 +70,7 @@ def test_a_source_that_changed_is_indexed_again_and_the_old_index_goes(name, tab
     assert new.fingerprint != old.fingerprint
     # Who has the old one open goes on with it.
     assert old.rows([3]) == first
-    gone = [name for name in before if "rows-" in name]
+    gone = [name for name in before if "rows" in name]
     assert not set(gone) & set(files_below(tmp_path / "node"))
 
 

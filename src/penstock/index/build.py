@@ -186,7 +186,8 @@ def _built(folder: Path, source: Source, choice: Choice, signature: list[Any]) -
 
 def _build(folder: Path, source: Source, choice: Choice, signature: list[Any]) -> Index:
     before = {path.name for path in folder.iterdir()} - {LOCK_NAME}
-    name = f"rows-{digest(orjson.dumps(signature))}.arrow"
+    made_of = digest(orjson.dumps(signature))
+    name = f"groups-{made_of}" if _is_in_place(source, choice) else f"rows-{made_of}.arrow"
     check = KeyCheck(choice.key, source.place)
     try:
         rows = _in_place(folder, source, choice, name) or write_rows(source, choice, folder / name, check)
@@ -217,9 +218,13 @@ def _build(folder: Path, source: Source, choice: Choice, signature: list[Any]) -
     return Index(rows, key=choice.key, base=source.base, fingerprint=fingerprint)
 
 
+def _is_in_place(source: Source, choice: Choice) -> bool:
+    """Whether rows stay where they are: those of a local Parquet file that no query changes."""
+    return isinstance(source, ParquetSource) and source.file.url is None and choice.sql_query is None
+
+
 def _in_place(folder: Path, source: Source, choice: Choice, name: str) -> ParquetRows | None:
-    """Take the rows of a local Parquet file from where they lie, unless a query changes them."""
-    if not isinstance(source, ParquetSource) or source.file.url is not None or choice.sql_query is not None:
+    if not isinstance(source, ParquetSource) or not _is_in_place(source, choice):
         return None
     schema = choice.columns_of(source.schema, source.place)
     return ParquetRows(source.file, schema, folder=folder / name, count=choice.max_size)
