@@ -13,7 +13,8 @@ PART = read_downloads([{"column": "shard", "offset": "start", "length": "size", 
 
 
 def resolved(location, base="s3://bucket/sets/cats"):
-    return Locations(IMAGE, base).wanted({"image": location})[0].url
+    (place,) = Locations(IMAGE, base).wanted({"image": location})
+    return place if isinstance(place, str) else place.url
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,11 @@ def test_a_refused_location_shows_no_secret():
         resolved("https://me:hunter2@host/x\0?sig=abc")
     assert "hunter2" not in str(caught.value)
     assert "abc" not in str(caught.value)
+
+
+def test_a_local_file_is_named_by_its_path_alone():
+    for location in ("cats/a b.jpg", "/data/cats/a b.jpg", "file:///data/cats/a%20b.jpg"):
+        assert Locations(IMAGE, "/data").wanted({"image": location}) == ["/data/cats/a b.jpg"]
 
 
 def test_a_row_without_a_location_wants_nothing():
