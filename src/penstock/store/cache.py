@@ -93,10 +93,15 @@ class Cache:
         self._shelf = Shelf(self._book, self._pins)
         care.sweep_if_new(self._book)
         self._flights = Flights(self.folder, self._pins, self._book.recency)
-        self._downloads = Downloads(self._shelf, self._fetcher, self._land)
-        self._finder = Finder(self._shelf, self._pins, self._downloads, self._server, self._land)
+        # Threads that rest keep no cache from being collected.
+        landed = weakref.WeakMethod(self._land)
+        self._downloads = Downloads(self._shelf, self._fetcher, landed)
+        self._finder = Finder(self._shelf, self._pins, self._downloads, self._server, landed)
         self._reset()
+        care.remove_stale(self._shelf)
         self._shelf.room.keep_limit()
+        if self.limit is not None:
+            self._keep_house()
         _open_caches.add(self)
 
     def _reset(self) -> None:

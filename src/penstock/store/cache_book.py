@@ -72,11 +72,17 @@ class Book:
         with self._turn:
             written, freed, spared = _taken(self._written), _taken(self._freed), _taken(self._spared)
             counts = self.hits, self.misses, self.evictions
+            # From here on rows count these bytes; nobody else looks before the transaction ends.
+            moved = sum(file.size for file in written), sum(row.size for row in spared)
+            self._pins.reserve(-moved[0])
+            self._pins.leave(-moved[1])
             try:
                 with self._database.writing() as db:
                     self._record(db, written, freed, spared, counts)
                     yield db
             except BaseException:
+                self._pins.reserve(moved[0])
+                self._pins.leave(moved[1])
                 self._written.extendleft(reversed(written))
                 self._freed.extendleft(reversed(freed))
                 self._spared.extendleft(reversed(spared))
@@ -101,9 +107,7 @@ class Book:
         self.evictions -= counts[2]
         self.recency.touch([file.id for file in written], time.time())
         self.recency.renew(file.id for file in written)
-        self._pins.reserve(-sum(file.size for file in written))
         self.recency.adopt(row.id for row in spared)
-        self._pins.leave(-sum(row.size for row in spared))
 
     @property
     def has_news(self) -> bool:

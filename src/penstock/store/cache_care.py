@@ -68,6 +68,14 @@ def sweep_if_new(book: Book) -> None:
             _sweep(book, set())
 
 
+def remove_stale(shelf: Shelf) -> None:
+    """Remove files that were replaced or discarded while somebody used them."""
+    with shelf.book.reading() as db:
+        stale = rows.all_of(db, rows.STALE)
+    if stale:
+        shelf.room.remove(stale)
+
+
 def stats(book: Book, pins: Pins, in_flight: int) -> CacheStats:
     """Count."""
     pins.settle()

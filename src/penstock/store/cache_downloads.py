@@ -24,6 +24,9 @@ from penstock.store.wanted import Piece, Wanted
 
 IDLE_S = 10.0
 
+Landed = Callable[[], Callable[[list[Flight]], None] | None]
+"""Gives who is to be told which flights have landed, if there is anybody left."""
+
 
 class _Parts:
     """A long object that arrives in pieces, in any order."""
@@ -123,10 +126,10 @@ class Downloads:
     Args:
         shelf: where to.
         fetcher: where from.
-        landed: is told which flights have landed, a list at a time, from any of the threads.
+        landed: gives who is told which flights have landed, a list at a time, from any of the threads.
     """
 
-    def __init__(self, shelf: Shelf, fetcher: Fetcher, landed: Callable[[list[Flight]], None]) -> None:
+    def __init__(self, shelf: Shelf, fetcher: Fetcher, landed: Landed) -> None:
         self._shelf, self._fetcher, self._landed = shelf, fetcher, landed
         self.reset()
 
@@ -179,14 +182,18 @@ class Downloads:
             while batch.pieces.left and (arrived := batch.pieces.take()):
                 landed = [flight for piece in arrived if (flight := batch.store(self._shelf, piece)) is not None]
                 if landed:
-                    self._landed(landed)
+                    self._tell(landed)
         except Exception as error:  # noqa: BLE001 - it belongs to who waits for the objects
             reason = error
         finally:
             if batch is None:
                 batch = Batch(flights, None)  # type: ignore[arg-type]
             self._close(batch)
-            self._landed(batch.fail(self._shelf, reason))
+            self._tell(batch.fail(self._shelf, reason))
+
+    def _tell(self, flights: list[Flight]) -> None:
+        if (landed := self._landed()) is not None:
+            landed(flights)
 
     def _open(self, flights: list[Flight]) -> Batch:
         with self._lock:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
-from penstock.store.cache_downloads import Downloads
+from penstock.store.cache_downloads import Downloads, Landed
 from penstock.store.cache_flights import Flight
 from penstock.store.cache_names import key_of, local_path, suffix_of
 from penstock.store.cache_pins import Pins, spot_of
@@ -25,11 +24,16 @@ class Finder:
         pins: where files are pinned before one looks.
         downloads: who fetches what is nowhere.
         server: which servers URLs mean, see `cache_names.server_of`.
-        landed: is told which flights have landed.
+        landed: gives who is told which flights have landed.
     """
 
     def __init__(
-        self, shelf: Shelf, pins: Pins, downloads: Downloads, server: str, landed: Callable[[list[Flight]], None]
+        self,
+        shelf: Shelf,
+        pins: Pins,
+        downloads: Downloads,
+        server: str,
+        landed: Landed,
     ) -> None:
         self._shelf, self._pins, self._downloads, self._server, self._landed = shelf, pins, downloads, server, landed
         self.reset()
@@ -59,12 +63,18 @@ class Finder:
             for flight in flights:
                 if not flight.landed:
                     flight.error = error
-        self._landed([flight for flight in flights if flight.landed])
+        self._tell([flight for flight in flights if flight.landed])
         return bool(misses)
+
+    def _tell(self, flights: list[Flight]) -> None:
+        if (landed := self._landed()) is not None:
+            landed(flights)
 
     def _is_local(self, flight: Flight) -> bool:
         wanted = flight.wanted
-        if wanted.start is None and (path := local_path(wanted.url)) is not None:
+        path = local_path(wanted.url)
+        flight.local = path is not None
+        if wanted.start is None and path is not None:
             flight.path = path
             return True
         flight.key = key_of(wanted, self._server)
@@ -128,7 +138,7 @@ class Finder:
             for flight in foreign:
                 if not flight.landed and flight.claimed is None:
                     flight.error = error
-        self._landed([flight for flight in foreign if flight.landed])
+        self._tell([flight for flight in foreign if flight.landed])
         with self._lock:
             self._foreign += still
             if self._foreign:

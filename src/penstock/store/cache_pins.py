@@ -88,6 +88,7 @@ def _arrived(path: str, folder: str | None, spot: int, ticket: tuple[str, int, i
         pins = _senders.get(folder)
         if pins is None or pins.closed:
             pins = Pins(Path(folder), None)
+            pins.untended = True
     pins.take([spot])
     pins.received(*ticket)
     return pinned_file(path, pins, spot)
@@ -98,19 +99,23 @@ class _Table:
 
     __slots__ = ("counts", "header", "tickets")
 
-    def __init__(self, path: Path, *, new: bool) -> None:
+    def __init__(self, memory: mmap.mmap | bytearray) -> None:
+        view = memoryview(memory)
+        edges = HEADER_BYTES, HEADER_BYTES + 4 * SPOTS, TABLE_BYTES
+        self.header = view[: edges[0]].cast("q")
+        self.counts = view[edges[0] : edges[1]].cast("I")
+        self.tickets = view[edges[1] : edges[2]].cast("I")
+
+    @classmethod
+    def of_file(cls, path: Path, *, new: bool) -> _Table:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             if new:
                 # Real blocks: a page of a hole, written to when the disk is full, would end the process.
                 _allocate(descriptor, TABLE_BYTES)
-            view = memoryview(mmap.mmap(descriptor, TABLE_BYTES))
+            return cls(mmap.mmap(descriptor, TABLE_BYTES))
         finally:
             os.close(descriptor)
-        edges = HEADER_BYTES, HEADER_BYTES + 4 * SPOTS, TABLE_BYTES
-        self.header = view[: edges[0]].cast("q")
-        self.counts = view[edges[0] : edges[1]].cast("I")
-        self.tickets = view[edges[1] : edges[2]].cast("I")
 
 
 class Pins:
@@ -124,6 +129,8 @@ class Pins:
     def __init__(self, folder: Path, limit: int | None) -> None:
         self.folder = folder
         self.closed = False
+        self.untended = False
+        """Whether there is no cache any more that counts, now and then, what was let go."""
         self.released: deque[int] = deque()
         self.wake: SimpleQueue[None] | None = None
         """Where to say that something was let go; None while that helps nobody."""
@@ -144,7 +151,7 @@ class Pins:
         with store_errors(path):
             self._presence.announce(self.name)
             try:
-                self._table = _Table(path, new=True)
+                self._table = _Table.of_file(path, new=True)
             except BaseException:
                 self._presence.forget(self.name)
                 raise
@@ -162,12 +169,21 @@ class Pins:
     def drop(self, spots: Iterable[int]) -> None:
         """Unpin files."""
         self.released.extend(spots)
+        self._settle_if_untended()
 
     def let_go(self, spot: int) -> None:
         """Unpin a file whose path was collected: at any time, in any thread, even within any lock."""
         self.released.append(spot)
         if self.wake is not None:
             self.wake.put(None)
+        self._settle_if_untended()
+
+    def _settle_if_untended(self) -> None:
+        if self.untended and self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
 
     def settle(self) -> None:
         """Count what was let go since."""
@@ -226,7 +242,7 @@ class Pins:
     def _mapped(self, name: str) -> _Table | None:
         if name not in self._others:
             try:
-                self._others[name] = _Table(self._holders / name, new=False)
+                self._others[name] = _Table.of_file(self._holders / name, new=False)
             except (OSError, ValueError):
                 # Gone meanwhile, or so new that its table is not there yet, and so has no pins.
                 return None
@@ -274,6 +290,7 @@ class Pins:
         self.wake = None
         self._table.header[_LIMIT] = NO_LIMIT
         self._table.header[_RESERVED] = 0
+        self.untended = True
         self.settle()
         if not self.num_pinned():
             self.close()
@@ -283,10 +300,13 @@ class Pins:
         self.closed = True
         self._presence.close()
         self._presence.forget(self.name)
+        # Nothing of the folder stays mapped; what still counts, counts for nobody.
+        self._others.clear()
+        self._table = _Table(bytearray(TABLE_BYTES))
 
     def __del__(self) -> None:
         # With the last path that it pins, so that a file outlives the cache that gave it.
-        if hasattr(self, "_table"):
+        if hasattr(self, "_table") and not self.closed:
             self.close()
 
     def _after_fork(self) -> None:

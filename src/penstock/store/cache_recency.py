@@ -76,6 +76,8 @@ class Recency:
 
     def generation(self, entry: int) -> float:
         """Give an entry's generation."""
+        if self._file < 0:
+            return 1.0
         if 2 * entry >= len(self._pairs):
             self._reach(entry)
         return self._pairs[2 * entry + 1]
@@ -144,10 +146,11 @@ class Recency:
         return memoryview(mmap.mmap(self._file, size)).cast("d")
 
     def close(self) -> None:
-        """Close the file; what is mapped stays until nobody uses it."""
+        """Close the file; from then on no entry may be used."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+            self._pairs = memoryview(bytes(0)).cast("d")
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
