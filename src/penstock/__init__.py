@@ -43,6 +43,7 @@ _HOMES = {
     "datasets.packed": "PackedDataset",
     "datasets.text": "TextDataset",
     "datasets.block_dataset": "BlockDataset",
+    "datasets.sample_check": "verify_samples",
     "datasets.streaming": "StreamingDataset",
     "datasets.blocks": "BlockManager DataBlock",
     "loader.loader": "StreamingDataLoader",

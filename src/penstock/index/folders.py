@@ -35,6 +35,7 @@ class FolderSource:
         self.base = base
         self._files, self._key_column = files, key_column
         self._table: pa.Table | None = None
+        self._digest: str | None = None
 
     @property
     def place(self) -> str:
@@ -43,7 +44,8 @@ class FolderSource:
 
     def signature(self) -> list[Any]:
         """Say what the folder holds: the number of its files, and a digest of their names, sizes and etags."""
-        return ["folder", len(self._files), listing_digest(self._files)]
+        self._digest = self._digest or listing_digest(self._files)
+        return ["folder", len(self._files), self._digest]
 
     @property
     def schema(self) -> pa.Schema:

@@ -85,9 +85,9 @@ class _Headers:
             plain = None if ahead or everywhere else _plain(block)
             if plain is not None and self._at + BLOCK + plain[1] <= self._size:
                 name, length = plain
-                member = links[name] = Member(name, self._at + BLOCK, length)
-                self._at = member.offset + -(-length // BLOCK) * BLOCK
-                yield member
+                file = links[name] = Member(name, self._at + BLOCK, length)
+                self._at = file.offset + -(-length // BLOCK) * BLOCK
+                yield file
                 continue
             header = self._header(block)
             content = self._at + BLOCK
