@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from block_subjects import ids, sample, write_blocks
-from penstock import BlockManager, ConfigError, LoaderClosed
+from penstock import BadRecord, BlockManager, ConfigError, LoaderClosed, StreamingBlockWriter
 from penstock.datasets.blocks import KEPT_CHUNKS, DataBlock
 from penstock.testing import Footprint
 
@@ -45,6 +47,22 @@ def test_chunks_cover_every_sample_once(tmp_path, compression, ahead):
             assert manager.get_chunk(number, block.chunk_count(30)) is None
         assert found == [sample(number) for number in range(250)]
         assert manager.get_chunk(3, 0) is None
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_nothing_outside_a_chunk_is_parsed(tmp_path, compression):
+    with StreamingBlockWriter(tmp_path, "water", 100, compression=compression) as writer:
+        lines = [
+            b"{bad\n" if number in (9, 20) else json.dumps(sample(number)).encode() + b"\n" for number in range(40)
+        ]
+        writer.add_lines(b"".join(lines), np.cumsum([len(line) for line in lines]))
+    with BlockManager(tmp_path, dataset_chunk_size=10, enable_prefetch=False) as manager:
+        assert ids(manager.get_chunk(0, 1)) == list(range(10, 20))
+        assert ids(manager.get_chunk(0, 3)) == list(range(30, 40))
+        for chunk, line in ((0, 10), (2, 21)):
+            with pytest.raises(BadRecord) as caught:
+                manager.get_chunk(0, chunk)
+            assert caught.value.line == line
 
 
 def test_a_chunk_of_another_size_is_another_chunk(folder):

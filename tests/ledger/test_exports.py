@@ -82,6 +82,22 @@ def test_an_old_checkpoint_can_go_back_in_a_ledger_made_of_an_export(busy, open_
     assert (copy.current_epoch, copy.claim(CHUNKS).block_id, copy.claim(CHUNKS).chunk_id) == (0, 1, 1)
 
 
+def test_a_checkpoint_goes_on_inside_its_chunks_in_a_ledger_made_of_a_later_export(busy, open_tracker, tmp_path):
+    point = busy.checkpoint()
+    while (claim := busy.claim(CHUNKS)) is not None:
+        busy.complete(claim)
+    copy = open_tracker("copy")
+    copy.import_json(busy.export_json(tmp_path / "export.json"))
+    copy.reopen_after(point.sequence, point.offsets)
+    claims = [copy.claim(CHUNKS) for _ in range(4)]
+    assert [(one.epoch, one.block_id, one.chunk_id, one.sample_offset) for one in claims] == [
+        (1, 0, 1, 44),
+        (1, 0, 2, 55),
+        (1, 1, 0, 0),
+        (1, 1, 1, 0),
+    ]
+
+
 def test_a_ledger_in_use_is_not_overwritten(busy, open_tracker, tmp_path):
     path = busy.export_json(tmp_path / "export.json")
     other = open_tracker("other")
