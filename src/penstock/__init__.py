@@ -25,6 +25,8 @@ _HOMES = {
     "ledger.chunk_tracker": "ChunkTracker",
     "ledger.torch_store": "StoreLedger",
     "seeds": "rng",
+    "store.cache": "open_cache",
+    "store.sizes": "parse_size",
     "store.store": "open_store",
     "store.ranged_file": "open_file",
     "transforms.tokenizer": "Tokenizer",

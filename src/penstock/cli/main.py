@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import blocks, download, index, inspect, plan, search, tokenize, verify
+from penstock.cli import blocks, cache, download, index, inspect, plan, search, tokenize, verify
 from penstock.demo.command import demo
 from penstock.errors import PenstockError
 
@@ -36,6 +36,7 @@ app.command()(inspect.inspect)
 app.command()(verify.verify)
 app.command()(plan.plan)
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(cache.app, name="cache")
 tokenizer_app.command("train")(tokenize.train)
 
 _debug = False
