@@ -108,6 +108,28 @@ def test_an_index_goes_to_other_processes_which_share_what_was_read(files, tmp_p
     assert read in {path.stat().st_ino for path in (tmp_path / "node").rglob("rows.arrow")}
 
 
+def test_processes_that_begin_at_once_read_each_part_once(web, tmp_path):
+    heavy = [np.random.default_rng(row).bytes(1000) for row in range(900)]
+    table = pa.table({"index": pa.array(range(900)), "n": pa.array(range(900)), "heavy": heavy})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=100)
+    web.add_files({"x.parquet": (tmp_path / "x.parquet").read_bytes()})
+    program = (
+        "import sys, numpy as np; from penstock.index.build import build_index;"
+        "index = build_index(sys.argv[1], folder=sys.argv[2], lazy_index_chunk_size=100);"
+        "assert [row['n'] for row in index.rows(np.arange(900))] == [*range(900)];"
+        "print({**index.rows([7])[0], 'heavy': 0})"
+    )
+    command = [sys.executable, "-c", program, f"{web.url}/x.parquet", str(tmp_path / "node")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert {process.communicate()[0] for process in started} == {"{'index': '7', 'n': 7, 'heavy': 0}\n"}
+    metadata = pq.read_metadata(tmp_path / "x.parquet")
+    starts = {metadata.row_group(group).column(0).dictionary_page_offset for group in range(9)}
+    asked = [
+        line["range"].removeprefix("bytes=").partition("-")[0] for line in web.requests("x.parquet") if line["range"]
+    ]
+    assert sorted(int(start) for start in asked if int(start) in starts) == sorted(starts)
+
+
 def test_its_disk_holds_the_latest_parts_only_and_a_removed_one_comes_back(tmp_path):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet", row_group_size=10)
     index = build_index(tmp_path / "x.parquet", folder=tmp_path / "node", lazy_index_chunk_size=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -163,6 +164,14 @@ def test_many_files_are_joined_whatever_guess_of_types_the_first_rows_allow(tmp_
     assert [row["x"] for row in rows(built(f"{tmp_path}/in/*.csv", tmp_path))] == [
         "word" if number == 13 else str(number) for number in range(20)
     ]
+
+
+def test_what_is_not_needed_of_several_files_is_not_read_on(tmp_path):
+    for number in range(8):
+        rows_of = [f"k{number}-{row}" for row in range(300_000)]
+        table(tmp_path / "in" / f"{number}.parquet", rows_of, other=rows_of)
+    assert len(built(f"{tmp_path}/in/*.parquet", tmp_path, max_size=10)) == 10
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("penstock-index")]
 
 
 def test_a_broken_file_among_several_is_named(tmp_path):

@@ -174,6 +174,13 @@ def test_samples_have_the_keys_and_extensions_of_their_members(tmp_path):
     assert rows["../3"]["jpg"] == "x.tar"
 
 
+def test_a_name_with_a_nul_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        add(archive, "1.txt", pax_headers={"path": "no\0path.txt"})
+    with pytest.raises(FormatError, match=r"'no\\x00path\.txt' in .*x\.tar has a NUL in its name"):
+        built(tmp_path / "x.tar", tmp_path)
+
+
 def test_a_sample_that_is_there_twice_is_refused(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         for data in (b"first", b"second"):

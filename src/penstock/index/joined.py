@@ -11,11 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from typing import Any
 
 import pyarrow as pa
 
+from penstock.errors import StoreError
 from penstock.index.scan import Source, conform, unified
 
 AT_A_TIME = 4
@@ -24,6 +25,7 @@ BATCHES_AHEAD = 4
 """Batches of each that wait for their turn."""
 _LOOK_S = 0.05
 _STOP_S = 0.5
+_LONGEST_S = 600.0
 
 
 class JoinedSource:
@@ -99,10 +101,18 @@ class _Reading:
         return False
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        while (batch := self._ready.get()) is not None:
+        while (batch := self._next()) is not None:
             if isinstance(batch, BaseException):
                 raise batch
             yield batch
+
+    def _next(self) -> pa.RecordBatch | BaseException | None:
+        try:
+            return self._ready.get(timeout=_LONGEST_S)
+        except Empty:
+            raise StoreError(
+                f"{self._source.place} gave no rows for {_LONGEST_S:g} s: see whether it can still be read"
+            ) from None
 
     def stop(self) -> None:
         self._stopped.set()

@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penstock.errors import BadBlock, ObjectMissing
+from penstock.errors import BadBlock, ObjectMissing, StoreError
 from penstock.formats.files import store_errors
 from penstock.formats.sources import SourceFile
 from penstock.index.leading import leading
@@ -125,10 +126,21 @@ class LazyRows:
         found: list[Row] = [{}] * len(ids)
         for number, block in zip(wanted, blocks, strict=True):
             places = np.flatnonzero(numbers == number)
-            rows = block.result().rows(ids[places] - self._starts[number])
+            rows = self._arrived(number, block).rows(ids[places] - self._starts[number])
             for place, row in zip(places.tolist(), rows, strict=True):
                 found[place] = row
         return found
+
+    def _arrived(self, number: int, block: Future[BatchRows]) -> BatchRows:
+        try:
+            return block.result(_TIMEOUT_S)
+        except FutureTimeout:
+            file = self.plan.files[self.plan.blocks[number].file]
+            raise StoreError(
+                f"rows {self._starts[number]:,} to {self._ends[number]:,} of the index did not arrive within "
+                f"{_TIMEOUT_S:g} s from {file.place}: see whether it can be read, and whether {self.plan.folder} can "
+                "be written"
+            ) from None
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to read the blocks of rows, as many as may be read ahead; returns at once."""
