@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
-from penstock.store.requests import Transient
+from penstock.store.requests import Transient, held
 from penstock.store.urls import HTTP, Place, redact
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def begin_range(store: ObjectStore, key: str, start: int, stop: int) -> asyncio.
     """
     import obstore
 
-    return cast("asyncio.Future[Any]", obstore.get_range_async(store, key, start=start, end=stop))
+    return held(cast("asyncio.Future[Any]", obstore.get_range_async(store, key, start=start, end=stop)))
 
 
 async def fetch(
@@ -128,11 +128,11 @@ async def fetch(
 
     with _in_our_terms():
         if start is not None and stop is not None and not described:
-            data = await obstore.get_range_async(store, key, start=start, end=stop)
+            data = await held(obstore.get_range_async(store, key, start=start, end=stop))
             return data.to_bytes(), None
         ranged: Any = None if start is None else {"range": (start, stop)}
-        result = await obstore.get_async(store, key, options=ranged)
-        return (await result.bytes_async()).to_bytes(), result.meta
+        result = await held(obstore.get_async(store, key, options=ranged))
+        return (await held(result.bytes_async())).to_bytes(), result.meta
 
 
 async def describe(store: ObjectStore, key: str) -> Mapping[str, Any]:
@@ -140,7 +140,7 @@ async def describe(store: ObjectStore, key: str) -> Mapping[str, Any]:
     import obstore
 
     with _in_our_terms():
-        return await obstore.head_async(store, key)
+        return await held(obstore.head_async(store, key))
 
 
 async def write(store: ObjectStore, key: str, data: bytes) -> None:
@@ -148,14 +148,14 @@ async def write(store: ObjectStore, key: str, data: bytes) -> None:
     import obstore
 
     with _in_our_terms():
-        await obstore.put_async(store, key, data, use_multipart=False)
+        await held(obstore.put_async(store, key, data, use_multipart=False))
 
 
 async def next_page(pages: Any) -> list[Mapping[str, Any]] | None:
     """Read the next descriptions of a listing; None after the last. Raises as `fetch` does."""
     with _in_our_terms():
         try:
-            return list(await anext(pages))
+            return list(await held(anext(pages)))
         except StopAsyncIteration:
             return None
 
@@ -172,7 +172,7 @@ async def level(store: ObjectStore, prefix: str) -> tuple[list[Mapping[str, Any]
     import obstore
 
     with _in_our_terms():
-        found = await obstore.list_with_delimiter_async(store, prefix or None)
+        found = await held(obstore.list_with_delimiter_async(store, prefix or None))
         return list(found["objects"]), list(found["common_prefixes"])
 
 

@@ -14,6 +14,7 @@ import atexit
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
@@ -28,6 +29,7 @@ MAX_REQUESTS = 256
 STOP_S = 1.0
 
 T = TypeVar("T")
+F = TypeVar("F")
 _jitter = SystemRandom()
 _FORKED = (
     "this process was forked from one that had read from a store, and such a child cannot: start it "
@@ -248,6 +250,23 @@ async def _cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    tasks.clear()
+    deadline = time.monotonic() + STOP_S / 2
+    while _held and time.monotonic() < deadline:
+        await asyncio.sleep(0.001)
+
+
+_held: set[weakref.ref[Any]] = set()
+
+
+def held(future: F) -> F:
+    """Let the interpreter not end before a thread that is not Python's has let go of a future.
+
+    Such a thread gives the future its result, and forgets it a moment later. If it finds the interpreter
+    gone by then, the process is aborted.
+    """
+    _held.add(weakref.ref(future, _held.discard))
+    return future
 
 
 _loop = _Loop()
