@@ -135,7 +135,7 @@ class Place:
         self._there |= objects.keys()
 
 
-@pytest.fixture(scope="module", params=["local", "s3", "http", "hub"])
+@pytest.fixture(scope="module", params=["local", "s3", "http", "nginx", "hub"])
 def place(request, tmp_path_factory):
     kind = request.param
     if kind == "s3":
@@ -151,7 +151,7 @@ def place(request, tmp_path_factory):
         hub, everything = Hub(folder), {}
 
         def commit(objects):
-            everything.update({f"in/{name}": data for name, data in objects.items()})
+            everything.update(below_in(objects))
             hub.add_dataset("org/name", everything)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -170,11 +170,24 @@ def place(request, tmp_path_factory):
     if kind == "local":
         yield Place(kind, str(folder), {}, write)
         return
+    if kind == "nginx":
+        from servers.nginx import Nginx, program
+
+        if program() is None:
+            pytest.skip("needs nginx: apt-get install nginx-light")
+        nginx = Nginx(tmp_path_factory.mktemp("nginx"))
+        yield Place(kind, f"{nginx.url}/in", {}, lambda objects: nginx.add_files(below_in(objects)))
+        nginx.stop()
+        return
     from servers.http_process import Web
 
     web = Web(tmp_path_factory.mktemp("web"))
     yield Place(kind, web.url, {}, web.add_files)
     web.kill()
+
+
+def below_in(objects):
+    return {f"in/{name}": data for name, data in objects.items()}
 
 
 def contents(index, column, options):

@@ -178,7 +178,8 @@ class _Opener:
             return self._list(place)
         if not is_url(place):
             return open_table(source_file(place, kinds=TABLE_KINDS), self.text_columns, self.options)
-        found = info or open_store(place, **self.options).head()
+        # A listing may not say what tells one version from another; the object itself does.
+        found = info if info is not None and info.etag else open_store(place, **self.options).head()
         return open_table(remote_file(place, name, found, TABLE_KINDS), self.text_columns, self.options)
 
     def _list(self, path: str) -> Source:
