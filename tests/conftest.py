@@ -13,11 +13,13 @@ import pytest
 
 if TYPE_CHECKING:
     from servers.azure import Azure
+    from servers.ftp import Ftp
     from servers.gcs import Gcs
     from servers.http_process import Web
     from servers.hub_process import Hub
     from servers.nginx import Nginx
     from servers.s3 import S3
+    from servers.sftp import Sftp
 
 # Workers are given this process's path, so what lies here unpickles in them.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -67,6 +69,30 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
     if program() is None:
         pytest.skip("needs nginx: apt-get install nginx-light")
     started = Nginx(tmp_path / "nginx")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def ftp(tmp_path: Path) -> Iterator[Ftp]:
+    """A running FTP server of this test's own, empty: see `servers/ftp.py`."""
+    pytest.importorskip("pyftpdlib")
+    from servers.ftp import Ftp
+
+    started = Ftp(tmp_path / "ftp")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def sftp(tmp_path: Path) -> Iterator[Sftp]:
+    """A running SSH server of this test's own, its folder empty: see `servers/sftp.py`."""
+    pytest.importorskip("paramiko")
+    from servers.sftp import Sftp, program
+
+    if program() is None:
+        pytest.skip("needs sshd: apt-get install openssh-server")
+    started = Sftp(tmp_path / "sftp")
     yield started
     started.stop()
 

@@ -52,7 +52,26 @@ def program() -> str | None:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
-class Nginx:
+class Files:
+    """A folder whose files a server serves.
+
+    Args:
+        folder: made if missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def add_files(self, files: Mapping[str, bytes]) -> None:
+        """Write files below its folder."""
+        for name, data in files.items():
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+
+
+class Nginx(Files):
     """An nginx of its own configuration on a free port.
 
     Args:
@@ -60,9 +79,9 @@ class Nginx:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, state = folder / "files", folder / "state"
-        for made in (self.folder, state):
-            made.mkdir(parents=True)
+        super().__init__(folder / "files")
+        state = folder / "state"
+        state.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -78,13 +97,6 @@ class Nginx:
             stderr=subprocess.DEVNULL,
         )
         wait_for_port(self.port, self._process)
-
-    def add_files(self, files: Mapping[str, bytes]) -> None:
-        """Write files below its folder."""
-        for name, data in files.items():
-            target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
 
     def stop(self) -> None:
         self._process.terminate()

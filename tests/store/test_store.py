@@ -19,9 +19,18 @@ DATA = random.Random(5).randbytes(300_000)
 ODD = "a folder/ü #1 + 100%25.bin"
 
 
-@pytest.fixture(params=["local", "memory", "s3", "azure", "gcs", "http", "hub", "nginx"])
+KINDS = ["local", "memory", "s3", "azure", "gcs", "http", "hub", "nginx", "ftp", "sftp"]
+
+
+@pytest.fixture(params=KINDS)
 def filled(request, tmp_path):
     """A store of each kind with the same objects."""
+    store = fill(request, tmp_path)
+    yield store
+    store.close()
+
+
+def fill(request, tmp_path):
     files = {"x.bin": DATA, ODD: b"odd", "below/y.bin": b"y" * 10, "below/deep/z.bin": b""}
     if request.param == "local":
         for name, data in files.items():
@@ -33,10 +42,10 @@ def filled(request, tmp_path):
         sha = hub.add_dataset("org/name", {f"in/{name}": data for name, data in files.items()})
         web = f"{hub.url}/datasets/org/name/resolve/{sha}/in"
         return open_store(web if request.param == "http" else "hf://org/name/in")
-    if request.param == "nginx":
-        nginx = request.getfixturevalue("nginx")
-        nginx.add_files({f"in/{name}": data for name, data in files.items()})
-        return open_store(f"{nginx.url}/in")
+    if request.param in ("nginx", "ftp", "sftp"):
+        server = request.getfixturevalue(request.param)
+        server.add_files({f"in/{name}": data for name, data in files.items()})
+        return open_store(f"{server.url}/in", **getattr(server, "options", {}))
     if request.param == "memory":
         store = open_store(f"memory://{tmp_path.name}/in")
     elif request.param in ("azure", "gcs"):

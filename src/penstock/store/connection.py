@@ -21,6 +21,19 @@ RENEWAL_S = 5.0
 """Shortest time between two renewals: who is refused right after one is refused for good."""
 
 
+class Given:
+    """The options that a store was opened with, kept out of sight of whatever prints the store.
+
+    Args:
+        options: by name.
+    """
+
+    __slots__ = ("options",)
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = dict(options)
+
+
 class Connection:
     """How objects of a place are reached. Nothing in it is ever printed.
 

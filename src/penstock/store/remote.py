@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
 from penstock.store import objects
-from penstock.store.connection import Connection, Headers
+from penstock.store.connection import Connection, Given, Headers
 from penstock.store.hub import HubAccess, file_facts, hub_access, hub_commit, hub_tree, refusal
 from penstock.store.listings import list_objects
 from penstock.store.probe import Answer, probe
-from penstock.store.ranges import coalesce, parts
 from penstock.store.requests import Patience, Transient, begin, persist, run, slots
+from penstock.store.side_by_side import read_ranges
 from penstock.store.store import ObjectInfo
 from penstock.store.urls import HTTP, Place
 from penstock.store.web_folders import WebFolders
@@ -54,7 +54,7 @@ class RemoteStore:
         given = {"timeout_s": timeout_s, "retries": retries, "headers": headers, **options}
         self._place, self._at = place, place
         self._pinning = threading.Lock()
-        self._given = given
+        self._given = Given(given)
         self._patience = Patience(retries=retries)
         self._hub: HubAccess | None = None
         if place.scheme == "hf":
@@ -73,7 +73,7 @@ class RemoteStore:
         place = self._place
         if self._hub is not None:
             place = replace(place, root=f"hf://datasets/{self._hub.repo}@{self._hub.revision}")
-        return _reopened, (place, dict(self._given))
+        return _reopened, (place, dict(self._given.options))
 
     @property
     def url(self) -> str:
@@ -105,25 +105,7 @@ class RemoteStore:
         return begin(first())
 
     async def _ranges(self, path: str, starts: Sequence[int], stops: Sequence[int], etag: str | None) -> list[bytes]:
-        requests = coalesce(starts, stops)
-        pieces = [(number, *part) for number, one in enumerate(requests) for part in parts(one.start, one.stop)]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._get(path, start, stop, etag)) for _, start, stop in pieces]
-        except BaseExceptionGroup as several:
-            # What failed first is what happened; the group only says that they were begun together.
-            first = several.exceptions[0]
-            raise first from first.__cause__
-        arrived: list[list[bytes]] = [[] for _ in requests]
-        for (number, _, _), task in zip(pieces, tasks, strict=True):
-            arrived[number].append(task.result())
-        found = [b""] * len(starts)
-        for request, chunks in zip(requests, arrived, strict=True):
-            whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            for member in request.members:
-                start, stop = starts[member] - request.start, stops[member] - request.start
-                found[member] = whole if stop - start == len(whole) else whole[start:stop]
-        return found
+        return await read_ranges(lambda start, stop: self._get(path, start, stop, etag), starts, stops)
 
     def head(self, path: str = "") -> ObjectInfo:
         """Describe an object; on the Hub `version` is the commit and `etag` what identifies the content."""

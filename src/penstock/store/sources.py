@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from penstock.errors import ObjectChanged, StoreError
+from penstock.store.bridge import BridgeStore
 from penstock.store.pace import Pace
 from penstock.store.remote import RemoteStore, ended_early
 from penstock.store.store import Store, open_place
@@ -66,6 +67,8 @@ class Source:
         """Read an object, or bytes [start, stop) of it, with all the patience it takes; see `RemoteStore.read`."""
         if isinstance(self._store, RemoteStore):
             return await self._store.read(path, start, stop, etag=etag, described=described, failed=failed, began=began)
+        if isinstance(self._store, BridgeStore):
+            return await self._store.read(path, start, stop, etag=etag, described=described)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._read, path, start or 0, stop, etag)
 

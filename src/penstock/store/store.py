@@ -75,12 +75,14 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
 
     Args:
         url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, `http(s)://HOST/PATH`,
-            `hf://ORG/NAME[@REVISION]/PATH`, `file:///PATH`, `memory://NAME`, or a local path.
+            `hf://ORG/NAME[@REVISION]/PATH`, `file:///PATH`, `memory://NAME`, a local path, or what fsspec has a
+            driver for, such as `sftp://USER@HOST/PATH`.
         storage_options: `timeout_s` (30, longest silence of a server), `retries` (6), `headers` (HTTP and
-            Hub); `token` and `endpoint` for the Hub, else HF_TOKEN and HF_ENDPOINT, read when the store is
-            opened; for the clouds whatever obstore's S3Store, GCSStore and AzureStore take: `region`,
-            `endpoint`, `access_key_id`, `skip_signature`, `credential_provider` (called again when what it
-            gave expires) …
+            Hub; a mapping, or a function that gives one and is called again when it is refused); `token` and
+            `endpoint` for the Hub, else HF_TOKEN and HF_ENDPOINT, read when the store is opened; for the clouds
+            whatever obstore's S3Store, GCSStore and AzureStore take: `region`, `endpoint`, `access_key_id`,
+            `skip_signature`, `credential_provider` (called again when what it gave expires or is refused) …;
+            for what goes through fsspec whatever its driver takes.
 
     Raises:
         ConfigError: an unknown scheme or option.
@@ -94,6 +96,10 @@ def open_place(place: Place, **storage_options: Any) -> Store:
         from penstock.store.local import LocalStore
 
         return LocalStore(place.key, **storage_options)
+    if not place.is_own:
+        from penstock.store.bridge import BridgeStore
+
+        return BridgeStore(place, **storage_options)
     from penstock.store.remote import RemoteStore
 
     return RemoteStore(place, **storage_options)

@@ -17,6 +17,7 @@ HTTP = ("http", "https")
 CLOUD = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "azure": "az"}
 KNOWN = "s3://, gs://, az://, http(s)://, hf://, file://, memory://"
 
+_OWN = {*HTTP, *CLOUD.values(), "hf", "memory", "file"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SECRETS = re.compile(r"(?<=://)[^/\s@]*@(?=[^/\s]+)|\?[^\s\"'<>)]*")
 
@@ -26,15 +27,22 @@ class Place:
     """A URL taken apart."""
 
     scheme: str
-    """"s3", "gs", "az", "http", "https", "hf", "memory" or "file"."""
+    """"s3", "gs", "az", "http", "https", "hf", "memory", "file", or one that fsspec has a driver for."""
     root: str = field(repr=False)
     """What a connection is made to: a bucket, a host, a dataset at a revision; with its query, if it has one."""
     key: str
     """The object's name there; unquoted, without slashes at its ends."""
 
+    @property
+    def is_own(self) -> bool:
+        """Whether penstock reads it itself, and not through a driver of fsspec."""
+        return self.scheme in _OWN
+
     def shown_root(self) -> str:
         """The root without what may be a secret."""
-        return redact(self.root).rstrip("/")
+        shown = redact(self.root)
+        # Some places have no host: dbfs:///folder.
+        return shown if shown.endswith("://") else shown.rstrip("/")
 
     def shown(self) -> str:
         """The whole URL without what may be a secret."""
@@ -81,16 +89,24 @@ def parse_url(url: str | os.PathLike[str]) -> Place:
     if scheme == "hf":
         return _hub_place(rest)
     bucket, _, key = rest.partition("/")
+    if scheme not in _OWN and scheme not in CLOUD:
+        return _driven_place(scheme, bucket, key)
     if not bucket and scheme != "memory":
         raise ConfigError(f"{redact(text)} names no {'host' if scheme in HTTP else 'bucket'}: {scheme}://NAME/path")
     if scheme in HTTP:
         parts = urlsplit(text)
         root = urlunsplit((scheme, parts.netloc, "/", parts.query, ""))
         return Place(scheme=scheme, root=root, key=unquote(parts.path).strip("/"))
-    if scheme in CLOUD or scheme == "memory":
-        kind = CLOUD.get(scheme, scheme)
-        return Place(scheme=kind, root=f"{kind}://{bucket}", key=key.strip("/"))
-    raise ConfigError(f"{scheme}:// is not a store that penstock knows: {KNOWN}")
+    kind = CLOUD.get(scheme, scheme)
+    return Place(scheme=kind, root=f"{kind}://{bucket}", key=key.strip("/"))
+
+
+def _driven_place(scheme: str, host: str, key: str) -> Place:
+    """Give a place of a scheme that only fsspec can know."""
+    from penstock.store.drivers import check_scheme
+
+    check_scheme(scheme)
+    return Place(scheme=scheme, root=f"{scheme}://{host}", key=key.strip("/"))
 
 
 def _hub_place(rest: str) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -84,14 +85,16 @@ class WebFolders:
     def _by_webdav(self, prefix: str, refused: str) -> Iterator[ObjectInfo]:
         base = "/".join(part for part in (self._place.key, prefix) if part)
         below = len(self._place.key) + 1 if self._place.key else 0
-        try:
+        found: Sequence[Any] = ()
+        with suppress(StoreError):
             found = tuple(list_objects(self._connection, base, partial(self._persist, prefix, "LIST")))
-        except StoreError:
+        if not found:
+            # What knows no WebDAV may also answer that there is nothing.
             shown = f"{self._place.shown()}/{prefix}".rstrip("/")
             raise ConfigError(
                 f"{shown} is on a web server, which has no listing of it ({refused}): name the files, or let the "
                 "server show its folders (autoindex of nginx, Indexes of Apache, WebDAV)"
-            ) from None
+            )
         for meta in found:
             size, etag, changed, version = objects.described(meta)
             yield ObjectInfo(path=meta["path"][below:], size=size, etag=etag, last_modified=changed, version=version)
