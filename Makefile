@@ -29,7 +29,7 @@ demo: .venv/.run
 	$(BIN)/penstock demo $(ARGS)
 
 # One thread per test process: two of them already fill the two cores that the suite is made for.
-test: .venv/.dev
+test: .venv/.dev .venv/.servers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(if $(filter true,$(CI)),,-m "not slow") $(ARGS)
 
 check: .venv/.dev
@@ -63,4 +63,19 @@ clean:
 .venv/.dev: .venv/.run
 	@echo "installing what tests, checks and documentation need into .venv"
 	$(INSTALL) --group test --group check --group docs
+	@touch $@
+
+# Servers that tests talk to, where they can be had: nginx and sshd as root on Debian, Azurite where there is npm.
+# What is missing is no failure: its tests are skipped and say what they need. RUNLEVEL=1 keeps services from starting.
+.venv/.servers: .venv/.dev
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! { command -v nginx && command -v sshd; } > /dev/null; then \
+		echo "installing nginx and sshd for tests"; \
+		export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive; \
+		install="apt-get install -y -qq --no-install-recommends nginx-light openssh-server"; \
+		{ $$install || { apt-get update -qq && $$install; }; } > /dev/null 2>&1 || echo "  they can't be installed here"; \
+	fi
+	@if command -v npm > /dev/null && [ ! -x .venv/npm/node_modules/.bin/azurite-blob ]; then \
+		echo "installing Azurite for tests"; \
+		npm install --silent --no-audit --no-fund --prefix .venv/npm azurite@3.37.0 > /dev/null 2>&1 || echo "  it can't be installed here"; \
+	fi
 	@touch $@
