@@ -9,7 +9,9 @@ in fresh processes, in turns:
 - HF datasets: the table is loaded to its own cache, shuffled, and the first 256 rows are read.
 
 Seconds are from the end of the imports; memory is the largest resident size, mapped pages included, and what
-of it is anonymous at the end. `--large` adds a Parquet of ten million rows, for penstock alone.
+of it is anonymous at the end. CPU seconds, of all threads, are what other work on the machine disturbs least.
+
+`--large` adds a Parquet of ten million rows, for penstock alone.
 
 Run: python benchmarks/indexing.py [--rows 2000000] [--large] [--keep FOLDER]
 """
@@ -100,7 +102,7 @@ def race(path: Path, names: list[str], rounds: int, scratch: Path) -> None:
     ran = {name: series for name, series in found.items() if series}
     reference = "polars" if "polars" in ran else "penstock"
     print(f"\n{path.name} ready to be iterated shuffled ({rounds} rounds, medians)")
-    print(f"  {'':24}   ratio   seconds   resident MB   anonymous MB")
+    print(f"  {'':24}   ratio     seconds   CPU seconds   resident MB   anonymous MB")
     summary = {}
     for name, series in ran.items():
         ratio = statistics.median(
@@ -108,7 +110,7 @@ def race(path: Path, names: list[str], rounds: int, scratch: Path) -> None:
         )
         medians = {field: statistics.median(one[field] for one in series) for field in series[0]}
         summary[name] = {"ratio": ratio, **medians}
-        figures = "   ".join(f"{medians[field]:9.3f}" for field in ("seconds", "resident_mb", "anonymous_mb"))
+        figures = "   ".join(f"{medians[field]:11.3f}" for field in medians)
         print(f"  {name:24}  {ratio:6.2f}   {figures}")
     print(json.dumps({"benchmark": f"indexing {path.name}", "reference": reference, "found": summary}))
 
@@ -127,12 +129,13 @@ def spawn(name: str, path: Path, folder: Path) -> dict[str, float] | None:
 
 def child(contender: Callable[[str, str], Callable[[], None]], file: str, folder: str) -> dict[str, float]:
     run = contender(file, folder)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), time.process_time()
     run()
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - before
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "resident_mb": int(status["VmHWM"].split()[0]) / 1024,
         "anonymous_mb": int(status["RssAnon"].split()[0]) / 1024,
     }

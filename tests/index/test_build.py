@@ -84,6 +84,18 @@ def test_a_local_parquet_is_used_where_it_lies_row_group_by_row_group(table_of, 
     assert path.read_bytes() == content
 
 
+def test_row_groups_decoded_before_the_system_was_booted_again_are_not_trusted(table_of, tmp_path):
+    path = table_of("rows.parquet")
+    assert build_index(path, folder=tmp_path / "node").rows([59]) == [ROWS[59]]
+    (decoded,) = (tmp_path / "node").rglob("00002/rows.arrow")
+    # What a power cut may leave of a file that was not forced to the disk.
+    decoded.write_bytes(b"\0" * 100)
+    boot = decoded.parent.parent
+    boot.rename(boot.with_name("another-boot"))
+    assert build_index(path, folder=tmp_path / "node").rows([59, 0]) == [ROWS[59], ROWS[0]]
+    assert [each.name for each in boot.parent.iterdir()] == [boot.name]
+
+
 def test_row_groups_longer_than_a_batch_and_of_many_types_come_back(tmp_path):
     count = 40_000
     table = pa.table(

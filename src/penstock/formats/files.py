@@ -25,7 +25,7 @@ LOCK_NAME = ".penstock.lock"
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, synced: bool = True) -> Iterator[BinaryIO]:
     """Open a file that appears at `path`, whole, when the block ends without an error.
 
     Readers see the file there before, or the new one, never a part. The file is synced to the disk
@@ -33,6 +33,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Args:
         path: where to write; its folder must exist.
+        synced: False leaves it to the system when it goes to the disk; after a crash of the system the file may be
+            anything, so whoever reads it has to know of the crash.
 
     Yields:
         A binary file open for writing.
@@ -46,8 +48,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with store_errors(path), open(temporary, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, path)
+            if synced:
+                os.fsync(file.fileno())
+        if synced:
+            publish(temporary, path)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

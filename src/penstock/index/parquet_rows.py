@@ -2,16 +2,19 @@
 
 A row group can't be read but whole, and a shuffle asks for rows of all of them at once. So a row group that
 is asked for is decoded once per node, to an Arrow file that all processes map; those nobody asks for are not
-touched. What is decoded can be made again at any time, and is removed with the index.
+touched. What is decoded can be made again at any time: it is not forced to the disk, holds until the system
+is booted again, and is removed with the index.
 
-    a.parquet ──row group 7, when one of its rows is wanted──▶ FOLDER/00007/rows.arrow, mapped
+    a.parquet ──row group 7, when one of its rows is wanted──▶ FOLDER/<boot>/00007/rows.arrow, mapped
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from penstock.index.leading import leading
 from penstock.index.parquet import BATCH_ROWS, open_parquet
 from penstock.index.rows import BatchRows, Row, map_rows, write_batches
 from penstock.index.scan import conform
+from penstock.store.cache_book import boot_of_system
 
 _FILE = "rows.arrow"
 _TIMEOUT_S = 600.0
@@ -45,6 +49,7 @@ class ParquetRows:
         self, file: SourceFile, schema: pa.Schema, *, folder: str | os.PathLike[str], count: int | None = None
     ) -> None:
         self.file, self.schema, self._folder, self._count = file, schema, Path(folder), count
+        self._decoded = self._folder / boot_of_system()
         with open_parquet(file, {}) as table:
             sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
         batches = [-(-size // BATCH_ROWS) for size in sizes]
@@ -77,9 +82,27 @@ class ParquetRows:
         return pa.chunked_array(list(self.iter_column(name)), type=self.schema.field(name).type)
 
     def iter_column(self, name: str) -> Iterator[pa.Array]:
-        """Decode a column, a part at a time."""
-        for batch in self._read(pa.schema([self.schema.field(name)])):
-            yield batch.column(0)
+        """Decode a column, in order, some row groups side by side."""
+        wanted, left = pa.schema([self.schema.field(name)]), len(self)
+        threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        waiting: deque[Future[list[pa.RecordBatch]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for group in range(len(self._first) - 1):
+                waiting.append(pool.submit(self._read_group, group, wanted))
+                if len(waiting) > threads:
+                    for batch in waiting.popleft().result():
+                        yield batch.column(0)[:left]
+                        left -= min(left, len(batch))
+                if not left:
+                    return
+            for future in waiting:
+                for batch in future.result():
+                    yield batch.column(0)[:left]
+                    left -= min(left, len(batch))
+
+    def _read_group(self, group: int, schema: pa.Schema) -> list[pa.RecordBatch]:
+        with open_parquet(self.file, {}) as table:
+            return list(self._batches_of(table, schema, row_groups=[group], use_threads=False))
 
     def iter_batches(self) -> Iterator[pa.RecordBatch]:
         """Decode all rows in order, a batch at a time; nothing is kept."""
@@ -88,12 +111,16 @@ class ParquetRows:
     def _read(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         left = len(self)
         with open_parquet(self.file, {}) as table:
-            names = [name for name in schema.names if name in table.schema_arrow.names]
-            for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                yield conform(batch[:left], schema)
+            for batch in self._batches_of(table, schema):
+                yield batch[:left]
                 left -= min(left, len(batch))
                 if not left:
                     return
+
+    def _batches_of(self, table: Any, schema: pa.Schema, **options: Any) -> Iterator[pa.RecordBatch]:
+        names = [name for name in schema.names if name in table.schema_arrow.names]
+        for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=names, **options):
+            yield conform(batch, schema)
 
     def _batch(self, number: int) -> pa.RecordBatch:
         group = int(self._groups[number])
@@ -112,13 +139,18 @@ class ParquetRows:
     def _map(self, group: int) -> Sequence[pa.RecordBatch]:
         found = self._mapped.get(group)
         if found is None:
-            path = self._folder / f"{group:05d}" / _FILE
+            path = self._decoded / f"{group:05d}" / _FILE
             if not path.exists():
                 self._write(group, path)
             found = self._mapped[group] = map_rows(str(path)).batches
         return found
 
     def _write(self, group: int, path: Path) -> None:
+        if not self._decoded.exists() and self._folder.exists():
+            # A crash of the system, which ends a boot, may have cut files short.
+            for other in self._folder.iterdir():
+                if other != self._decoded:
+                    shutil.rmtree(other, ignore_errors=True)
         with store_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         with leading(path.parent, _TIMEOUT_S):
@@ -129,7 +161,8 @@ class ParquetRows:
                 batches = table.iter_batches(
                     batch_size=BATCH_ROWS, row_groups=[group], columns=names, use_threads=False
                 )
-                write_batches(path, self.schema, (conform(batch, self.schema) for batch in _evenly(batches)))
+                even = (conform(batch, self.schema) for batch in _evenly(batches))
+                write_batches(path, self.schema, even, synced=False)
             if source_file(self.file.path).signature[1:] != self.file.signature[1:]:
                 path.unlink()
                 raise ObjectChanged(

@@ -175,9 +175,20 @@ def map_rows(path: str) -> BatchRows:
         raise BadBlock(f"{path} cannot be read as an Arrow file: {error}; remove it, it will be made again") from error
 
 
-def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write an Arrow file to be mapped; it is there when all of it is."""
-    with atomic_write(path) as file, pa.OSFile(file.name, "wb") as out, pa.ipc.new_file(out, schema) as writer:
+def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, synced: bool = True) -> None:
+    """Write an Arrow file to be mapped; it is there when all of it is.
+
+    Args:
+        path: where.
+        schema: what all batches have.
+        batches: in order.
+        synced: force it to the disk, so that it is whole after a crash of the system too.
+    """
+    with (
+        atomic_write(path, synced=synced) as file,
+        pa.OSFile(file.name, "wb") as out,
+        pa.ipc.new_file(out, schema) as writer,
+    ):
         for batch in batches:
             writer.write_batch(batch)
 
