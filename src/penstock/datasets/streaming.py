@@ -167,7 +167,7 @@ class StreamingDataset:
 
     def _start(self) -> None:
         """Make what each process has for itself."""
-        self._fetcher = SampleFetcher(self._index, self._recital, self._cache_settings.open)
+        self._fetcher = SampleFetcher(self._index, self._recital, self._cache_settings)
         self._views = Views(self)
 
     def __len__(self) -> int:

@@ -1,15 +1,16 @@
 """How rows become samples: what they name is downloaded, all of a call at once.
 
-prefetch(ids) ──▶ rows, locations ──▶ cache.begin      (a hint; what was worked out is kept for fetch)
-fetch(ids)    ──▶ rows, locations ──▶ cache.acquire ──▶ samples, an error in the place of each that failed
+    prefetch(ids) ──▶ rows, locations ──▶ lookahead ──▶ cache.begin
+    fetch(ids)    ──▶ rows, locations ──▶ cache.acquire ──▶ samples, an error in the place of each that failed
+
+A hint costs nothing twice: what was worked out for it is taken up by the fetch.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from penstock.datasets.locations import Download, Locations, Place, Row
+from penstock.datasets.lookahead import Lookahead
 from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
 from penstock.index.table import Index
 from penstock.store.cache import Cache, open_cache
@@ -25,8 +27,8 @@ from penstock.transforms.chain import Chain
 
 FETCH_WITHIN_S = 600.0
 """How long a call may wait for its objects; each request has its own, far shorter patience."""
-MAX_AHEAD = 4096
-"""Rows kept from a hint to the fetch it was for."""
+MOST_EPOCHS = 4096
+"""Samples of which it is remembered in which epoch they were fetched."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,45 +75,57 @@ class SampleFetcher:
     Args:
         index: the rows.
         recital: what is done to them.
-        open_cache: opens the cache, when there is something to download.
+        settings: of the cache, which is opened when there is something to download.
     """
 
-    def __init__(self, index: Index, recital: Recital, open_cache: Callable[[], Cache]) -> None:
+    def __init__(self, index: Index, recital: Recital, settings: CacheSettings) -> None:
         self._index = index
         self._recital = recital
         self._names = tuple(download.name for download in recital.downloads)
         self._locations = Locations(recital.downloads, index.base)
-        self._open_cache = open_cache
+        self._settings = settings
         self._cache: Cache | None = None
         self._lock = threading.Lock()
-        self._ahead: dict[tuple[int, int], Plan] = {}
+        self._lookahead = Lookahead(
+            settings.limit, lambda wanted: self.cache.begin(wanted), lambda wanted: self.cache.forget(wanted)
+        )
         self._epochs: dict[int, int] = {}
+        """Of the latest samples, where predownload transforms may choose another object every epoch."""
         self._unfetched: set[int] = set()
 
     def fetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> list[Any]:
         """Give the samples of ids, int64 [n]; None for a filtered one, an exception for one that failed."""
-        plans = self._plans(ids, epochs)
+        places = list(zip(_each(epochs, len(ids)), ids.tolist(), strict=True))
+        plans = self._lookahead.take(places, in_turn=epochs is not None)
+        missing = [j for j, plan in enumerate(plans) if plan is self._lookahead]
+        if missing:
+            rows = self._index.rows(ids if len(missing) == len(ids) else ids[missing])
+            for j, row in zip(missing, rows, strict=True):
+                plans[j] = self._plan(row, *places[j])
         if not self._names:
             return [plan.sample if type(plan) is _Planned else plan for plan in plans]
-        wanted = _wanted(plans)
-        files = iter(self.cache.acquire(wanted, FETCH_WITHIN_S) if wanted else ())
-        rows: list[Any] = []
-        for id_, plan in zip(ids.tolist(), plans, strict=True):
-            rows.append(self._filled(id_, plan, files) if type(plan) is _Planned else plan)
-        return rows
+        wanted = [one for plan in plans for one in _wanted(plan)]
+        files = self.cache.acquire(wanted, FETCH_WITHIN_S) if wanted else []
+        if files and self._settings.limit is not None:
+            self._lookahead.go_on(_size_of(files[0]))
+        arrived = iter(files)
+        return [
+            self._filled(id_, plan, arrived) if type(plan) is _Planned else plan
+            for (_, id_), plan in zip(places, plans, strict=True)
+        ]
 
     def prefetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> None:
         """Begin to download what the samples of ids need; waits for rows at most, and leaves errors to `fetch`."""
-        self._index.prefetch(ids)
-        plans = self._plans(ids, epochs)
-        places = zip(_each(epochs, len(ids)), ids.tolist(), strict=True)
-        self._ahead.update(zip(places, plans, strict=True))
-        if wanted := _wanted(plans):
-            self.cache.begin(wanted)
-        # What was hinted and never fetched, because somebody broke off, is not kept for ever.
-        surplus = list(itertools.islice(self._ahead, max(0, len(self._ahead) - MAX_AHEAD)))
-        if stale := _wanted([self._ahead.pop(place, None) for place in surplus]):
-            self.cache.forget(stale)
+        places = list(zip(_each(epochs, len(ids)), ids.tolist(), strict=True))
+        new = [j for j, is_new in enumerate(self._lookahead.unknown(places)) if is_new]
+        if not new:
+            return
+        self._index.prefetch(ids[new])
+        hints = []
+        for j, row in zip(new, self._index.rows(ids[new]), strict=True):
+            plan = self._plan(row, *places[j])
+            hints.append((places[j], plan, _wanted(plan)))
+        self._lookahead.add(hints)
 
     def discard(self, id_: int) -> bool:
         """Throw away what is cached of a sample that failed; tell whether it can be had anew."""
@@ -119,9 +133,9 @@ class SampleFetcher:
             # It was never there: whoever fetches has retried already.
             self._unfetched.discard(id_)
             return False
-        epoch = self._epochs.get(id_, 0)
-        plan = self._plans(np.array([id_]), np.array([epoch]))[0]
-        if wanted := _wanted([plan]):
+        (row,) = self._index.rows(np.array([id_]))
+        wanted = _wanted(self._plan(row, self._epochs.get(id_, 0), id_))
+        if wanted:
             self.cache.discard(wanted)
         return bool(wanted)
 
@@ -130,29 +144,16 @@ class SampleFetcher:
         """The cache, opened now if it is not open yet."""
         with self._lock:
             if self._cache is None:
-                self._cache = self._open_cache()
+                self._cache = self._settings.open()
             return self._cache
 
     def close(self) -> None:
         """End the downloads and close the cache; it is opened again when it is needed."""
         with self._lock:
             cache, self._cache = self._cache, None
-        self._ahead.clear()
+        self._lookahead.clear()
         if cache is not None:
             cache.close()
-
-    def _plans(self, ids: np.ndarray, epochs: np.ndarray | None) -> list[Plan]:
-        """Work out what samples need, or take it from the hint that came before."""
-        numbers, each = ids.tolist(), _each(epochs, len(ids))
-        known: list[Any] = [_UNKNOWN] * len(ids)
-        if self._ahead:
-            known = [self._ahead.pop(place, _UNKNOWN) for place in zip(each, numbers, strict=True)]
-        missing = [j for j, plan in enumerate(known) if plan is _UNKNOWN]
-        if missing:
-            rows = self._index.rows(ids if len(missing) == len(ids) else ids[missing])
-            for j, row in zip(missing, rows, strict=True):
-                known[j] = self._plan(row, each[j], numbers[j])
-        return known
 
     def _plan(self, row: Row, epoch: int, id_: int) -> Plan:
         """Work out what one sample needs."""
@@ -160,7 +161,7 @@ class SampleFetcher:
         key = row[recital.key_column]
         try:
             if recital.predownload:
-                self._epochs[id_] = epoch
+                self._note_epoch(id_, epoch)
                 chosen = self._chosen(row, key, epoch, id_)
                 if chosen is None:
                     return None
@@ -176,6 +177,12 @@ class SampleFetcher:
         row["__sample_key__"] = key
         row["__data_type__"] = recital.data_type
         return _Planned(row, places)
+
+    def _note_epoch(self, id_: int, epoch: int) -> None:
+        """Remember which epoch's choice was fetched, should it have to be thrown away."""
+        self._epochs[id_] = epoch
+        if len(self._epochs) > MOST_EPOCHS:
+            self._epochs.pop(next(iter(self._epochs)), None)
 
     def _chosen(self, row: Row, key: Any, epoch: int, id_: int) -> Row | None:
         rows = self._recital.predownload(row, epoch, id_)
@@ -201,9 +208,19 @@ class SampleFetcher:
         return failure or sample
 
 
-def _wanted(plans: Sequence[Plan]) -> list[Wanted]:
-    """List what is to be fetched for samples."""
-    return [place for plan in plans if type(plan) is _Planned for place in plan.places if type(place) is Wanted]
+def _wanted(plan: Plan) -> list[Wanted]:
+    """List what is to be fetched for a sample."""
+    return [place for place in plan.places if type(place) is Wanted] if type(plan) is _Planned else []
+
+
+def _size_of(file: str | StoreError) -> int | None:
+    """Give the bytes of a file that has just arrived."""
+    if isinstance(file, StoreError):
+        return None
+    try:
+        return os.path.getsize(file)
+    except OSError:
+        return None
 
 
 def _each(epochs: np.ndarray | None, count: int) -> list[int]:
@@ -216,6 +233,3 @@ def _told(error: PenstockError, key: Any, column: str | None = None) -> Penstock
     told = type(error)(f"{where}: {error}")
     told.__cause__ = error
     return told
-
-
-_UNKNOWN = object()

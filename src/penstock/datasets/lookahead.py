@@ -1,0 +1,173 @@
+"""What is fetched ahead of its time: in the order it was hinted, and no more than there is room for.
+
+    hint ──▶ waiting ──room──▶ begun: the cache fetches and holds it ──take──▶ who fetches the sample
+
+What was begun may not be removed before it was used, so it must stay well below the cache's limit; and what
+is hinted and never used must not be held for ever. A hint that comes after the fetch it was for is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from penstock.store.wanted import Wanted
+
+At = tuple[int, int]
+"""Epoch and id of a sample."""
+
+ROOM_SHARE = 4
+"""A process may begin a quarter of the limit: the cache is for others, and for the past, too."""
+FIRST_GUESS_BYTES = 256 << 10
+CHUNK = 64
+"""Objects begun at a time: whoever fetches waits for one such beginning at most."""
+MOST_HINTED = 4096
+OVERTAKEN = 512
+"""What was hinted so many samples before one that is fetched now will not be: its reader has left."""
+LATE_S = 5.0
+NEVER = float("-inf")
+
+
+class _Hinted:
+    """A sample to come."""
+
+    __slots__ = ("guessed", "known_bytes", "number", "plan", "wanted")
+
+    def __init__(self, number: int, plan: Any, wanted: Sequence[Wanted]) -> None:
+        self.number, self.plan, self.wanted = number, plan, wanted
+        sizes = [_size_of(one) for one in wanted]
+        self.known_bytes = sum(size for size in sizes if size is not None)
+        self.guessed = sizes.count(None)
+        """Objects whose size nobody knows yet."""
+
+
+class Lookahead:
+    """The hints of one dataset in one process. May be used from several threads.
+
+    Args:
+        limit: bytes that the cache may hold; None: any number.
+        begin: has objects fetched and held.
+        forget: lets go of them.
+    """
+
+    def __init__(
+        self, limit: int | None, begin: Callable[[Sequence[Wanted]], None], forget: Callable[[Sequence[Wanted]], None]
+    ) -> None:
+        self._room = None if limit is None else limit // ROOM_SHARE
+        self._begin, self._forget = begin, forget
+        self._lock = threading.Lock()
+        self._hinted: dict[At, _Hinted] = {}
+        self._waiting: deque[At] = deque()
+        self._begun: dict[At, _Hinted] = {}
+        self._begun_bytes = self._guessed = 0
+        self._taken: dict[At, float] = {}
+        self._count = 0
+        self._mean_bytes = float(FIRST_GUESS_BYTES)
+
+    def unknown(self, places: Iterable[At]) -> list[bool]:
+        """Tell which samples a hint would be new of."""
+        late = time.monotonic() - LATE_S
+        with self._lock:
+            return [at not in self._hinted and self._taken.get(at, NEVER) < late for at in places]
+
+    def add(self, hints: Iterable[tuple[At, Any, Sequence[Wanted]]]) -> None:
+        """Take hints: where, what is known of the sample, and which objects it needs."""
+        late = time.monotonic() - LATE_S
+        with self._lock:
+            for at, plan, wanted in hints:
+                if at in self._hinted or self._taken.get(at, NEVER) >= late:
+                    continue
+                self._count += 1
+                self._hinted[at] = _Hinted(self._count, plan, wanted)
+                if wanted:
+                    self._waiting.append(at)
+            surplus = list(islice(self._hinted, max(0, len(self._hinted) - MOST_HINTED)))
+            stale = [one for at in surplus for one in self._drop(at)]
+        if stale:
+            self._forget(stale)
+        self.go_on()
+
+    def take(self, places: Sequence[At], *, in_turn: bool) -> list[Any]:
+        """Give what is known of samples that are about to be fetched, `self` where nothing is.
+
+        Args:
+            places: the samples.
+            in_turn: whether a hint of them may still be on its way.
+        """
+        found: list[Any] = []
+        newest = 0
+        with self._lock:
+            if in_turn:
+                self._taken.update(dict.fromkeys(places, time.monotonic()))
+                for at in list(islice(self._taken, max(0, len(self._taken) - MOST_HINTED))):
+                    del self._taken[at]
+            for at in places:
+                hinted = self._hinted.get(at)
+                if hinted is None:
+                    found.append(self)
+                    continue
+                newest = max(newest, hinted.number)
+                self._drop(at)
+                found.append(hinted.plan)
+            passed = newest - OVERTAKEN
+            left = [at for at, hinted in islice(self._begun.items(), CHUNK) if hinted.number < passed]
+            stale = [one for at in left for one in self._drop(at)]
+        if stale:
+            self._forget(stale)
+        return found
+
+    def go_on(self, landed_bytes: int | None = None) -> None:
+        """Begin what there is room for.
+
+        Args:
+            landed_bytes: of an object that has just arrived, from which the size of others is guessed.
+        """
+        if landed_bytes is not None:
+            self._mean_bytes += (landed_bytes - self._mean_bytes) / 8
+        while self._waiting:
+            # Within the lock: what is begun and what is taken are never the same.
+            with self._lock:
+                if not (chunk := self._next()):
+                    return
+                self._begin(chunk)
+
+    def clear(self) -> None:
+        """Forget all hints; what they began is the cache's to end."""
+        with self._lock:
+            for kept in (self._hinted, self._waiting, self._begun, self._taken):
+                kept.clear()
+            self._begun_bytes = self._guessed = 0
+
+    def _next(self) -> list[Wanted]:
+        """Choose the objects to begin next."""
+        chunk: list[Wanted] = []
+        while self._waiting and len(chunk) < CHUNK:
+            at = self._waiting[0]
+            hinted = self._hinted.get(at)
+            if hinted is not None:
+                num_bytes, guessed = self._begun_bytes + hinted.known_bytes, self._guessed + hinted.guessed
+                if self._room is not None and num_bytes + guessed * self._mean_bytes > self._room:
+                    break
+                self._begun[at] = hinted
+                self._begun_bytes, self._guessed = num_bytes, guessed
+                chunk += hinted.wanted
+            self._waiting.popleft()
+        return chunk
+
+    def _drop(self, at: At) -> Sequence[Wanted]:
+        """Forget a hint; give what had been begun for it."""
+        hinted = self._hinted.pop(at)
+        if self._begun.pop(at, None) is None:
+            return ()
+        self._begun_bytes -= hinted.known_bytes
+        self._guessed -= hinted.guessed
+        return hinted.wanted
+
+
+def _size_of(wanted: Wanted) -> int | None:
+    """Give the bytes of what is wanted, None if it does not say."""
+    return wanted.size if wanted.start is None or wanted.stop is None else wanted.stop - wanted.start
