@@ -241,7 +241,7 @@ class Cache:
                 self._book.flush()
             self._pins.settle()
             self._shelf.room.keep_limit()
-            if not self._downloads.in_flight:
+            if not self._downloads.busy:
                 self._shelf.room.rest()
         except StoreError:
             # A full disk, say: whoever wants an object is told by what it does itself; this is done again later.

@@ -2,23 +2,24 @@
 
     flights that a holder has claimed ──get_many──▶ pieces ──▶ files ──▶ landed(flights)
 
-One call's objects are one batch, written by one thread as they arrive: none is handed from thread to
-thread by itself.
+One call's objects are one batch. One thread writes what arrives of all of them, a list at a time: threads
+that make files side by side would only wait for each other, in the system and for the interpreter.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
-from penstock.errors import ObjectChanged, StoreError
+from penstock.errors import ObjectChanged, StoreError, StoreUnavailable
 from penstock.node.disk import store_errors
 from penstock.store.cache_flights import Flight
 from penstock.store.cache_rows import Claimed
 from penstock.store.cache_shelf import Shelf, checksum_of_file, create, write_all
-from penstock.store.many import Fetcher, Pieces
+from penstock.store.many import LONGEST_S, Fetcher, Pieces
 from penstock.store.urls import redact
 from penstock.store.wanted import Piece, Wanted
 
@@ -67,6 +68,8 @@ class Batch:
     def __init__(self, flights: Sequence[Flight], pieces: Pieces) -> None:
         self.flights, self.pieces = flights, pieces
         self._parts: dict[int, _Parts] = {}
+        self.last_s = time.monotonic()
+        """When something came of it."""
 
     def store(self, shelf: Shelf, piece: Piece) -> Flight | None:
         """Write a piece to its file; give the flight if it has landed with it."""
@@ -79,7 +82,7 @@ class Batch:
             self._write(shelf, flight, piece)
         except Exception as error:  # noqa: BLE001 - it belongs to who waits for the object; the others go on
             flight.error = error
-            self.let_go(shelf, piece.number)
+            self._let_go(shelf, piece.number)
         return flight if flight.landed else None
 
     def _write(self, shelf: Shelf, flight: Flight, piece: Piece) -> None:
@@ -99,34 +102,29 @@ class Batch:
             del self._parts[piece.number]
             flight.path = parts.path
 
-    def let_go(self, shelf: Shelf, number: int) -> None:
+    def _let_go(self, shelf: Shelf, number: int) -> None:
         """Remove what there is of one that failed."""
         parts = self._parts.pop(number, None)
         if parts is not None:
             parts.drop()
-        entry = self.flights[number].claimed
-        if entry is not None:
-            shelf.give_up([entry])
+        claimed = self.flights[number].claimed
+        assert claimed is not None
+        shelf.give_up([claimed])
 
-    def fail(self, shelf: Shelf, reason: Exception | None) -> list[Flight]:
-        """Let all that have not landed fail; give them."""
-        failed = []
-        for number, flight in enumerate(self.flights):
-            if not flight.landed:
-                shown = redact(flight.wanted.url)
-                flight.error = reason or StoreError(f"{shown} was not fetched: nobody waited for it any more")
-                self.let_go(shelf, number)
-                failed.append(flight)
-        return failed
+    def drop_parts(self) -> None:
+        """Let go of the files of long objects that will not be whole."""
+        for parts in self._parts.values():
+            parts.drop()
+        self._parts.clear()
 
 
 class Downloads:
-    """The threads that fetch and write.
+    """What this process fetches, and the one thread that writes it.
 
     Args:
         shelf: where to.
         fetcher: where from.
-        landed: gives who is told which flights have landed, a list at a time, from any of the threads.
+        landed: gives who is told which flights have landed, a list at a time, from that thread or the caller's.
     """
 
     def __init__(self, shelf: Shelf, fetcher: Fetcher, landed: Landed) -> None:
@@ -134,85 +132,85 @@ class Downloads:
         self.reset()
 
     def reset(self) -> None:
-        """Begin without threads, as in a process that was just forked."""
+        """Begin without a thread, as in a process that was just forked."""
         self._lock = threading.Lock()
-        self._work: SimpleQueue[list[Flight] | None] = SimpleQueue()
-        """Batches for threads that are idle; None: end."""
-        self._threads: set[threading.Thread] = set()
-        self._batches: set[Batch] = set()
-        self._idle = 0
+        self._inbox: SimpleQueue[Pieces | None] = SimpleQueue()
+        """Those of which something has arrived; None: end."""
+        self._batches: dict[Pieces, Batch] = {}
+        self._writer: threading.Thread | None = None
         self._closed = False
 
     def begin(self, flights: list[Flight]) -> None:
         """Begin to fetch flights that have an entry to fill."""
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-                self._work.put(flights)
-            else:
-                thread = threading.Thread(target=self._run, args=[flights], name="penstock-cache", daemon=True)
-                self._threads.add(thread)
-                thread.start()
-
-    def _run(self, flights: list[Flight] | None) -> None:
-        while flights is not None:
-            self._carry_out(flights)
-            with self._lock:
-                self._idle += 1
-            try:
-                flights = self._work.get(timeout=IDLE_S)
-            except Empty:
-                flights = self._last_look()
-        with self._lock:
-            self._threads.discard(threading.current_thread())
-
-    def _last_look(self) -> list[Flight] | None:
-        """Take what came while this thread thought that nothing would, or count as idle no longer."""
-        with self._lock:
-            try:
-                return self._work.get_nowait()
-            except Empty:
-                self._idle -= 1
-                return None
-
-    def _carry_out(self, flights: list[Flight]) -> None:
-        batch, reason = None, None
         try:
-            batch = self._open(flights)
-            while batch.pieces.left and (arrived := batch.pieces.take()):
-                landed = [flight for piece in arrived if (flight := batch.store(self._shelf, piece)) is not None]
-                if landed:
-                    self._tell(landed)
+            with self._lock:
+                if self._closed:
+                    raise StoreError("the cache was closed")
+                pieces = self._fetcher.get_many([flight.wanted for flight in flights], inbox=self._inbox)
+                self._batches[pieces] = Batch(flights, pieces)
+                if self._writer is None:
+                    self._writer = threading.Thread(target=self._write, name="penstock-cache", daemon=True)
+                    self._writer.start()
+        except Exception as error:  # noqa: BLE001 - it belongs to who waits for the objects
+            self._tell(fail(flights, self._shelf, error))
+
+    def _write(self) -> None:
+        """The thread: write what arrives until nothing more is to come for a while."""
+        while True:
+            try:
+                pieces = self._inbox.get(timeout=IDLE_S)
+            except Empty:
+                if self._rest():
+                    return
+                continue
+            if pieces is None:
+                return
+            with self._lock:
+                batch = self._batches.get(pieces)
+            if batch is not None:
+                self._advance(batch)
+
+    def _rest(self) -> bool:
+        """End the thread if nothing is under way; end what has been for too long."""
+        now = time.monotonic()
+        with self._lock:
+            late = [batch for batch in self._batches.values() if now > batch.last_s + LONGEST_S]
+            if not self._batches and self._inbox.empty():
+                self._writer = None
+                return True
+        for batch in late:
+            self._finish(batch, StoreUnavailable(f"nothing came for {LONGEST_S:,.0f} s"))
+        return False
+
+    def _advance(self, batch: Batch) -> None:
+        """Write what has arrived of a batch."""
+        reason = None
+        try:
+            arrived = batch.pieces.take(0)
+            landed = [flight for piece in arrived if (flight := batch.store(self._shelf, piece)) is not None]
+            batch.last_s = time.monotonic()
+            if landed:
+                self._tell(landed)
         except Exception as error:  # noqa: BLE001 - it belongs to who waits for the objects
             reason = error
-        finally:
-            if batch is None:
-                batch = Batch(flights, None)  # type: ignore[arg-type]
-            self._close(batch)
-            self._tell(batch.fail(self._shelf, reason))
+        if reason is not None or not batch.pieces.left:
+            self._finish(batch, reason)
+
+    def _finish(self, batch: Batch, reason: Exception | None) -> None:
+        with self._lock:
+            self._batches.pop(batch.pieces, None)
+        batch.pieces.close()
+        batch.drop_parts()
+        self._tell(fail(batch.flights, self._shelf, reason))
 
     def _tell(self, flights: list[Flight]) -> None:
-        if (landed := self._landed()) is not None:
+        if flights and (landed := self._landed()) is not None:
             landed(flights)
-
-    def _open(self, flights: list[Flight]) -> Batch:
-        with self._lock:
-            if self._closed:
-                raise StoreError("the cache was closed")
-            batch = Batch(flights, self._fetcher.get_many([flight.wanted for flight in flights]))
-            self._batches.add(batch)
-        return batch
-
-    def _close(self, batch: Batch) -> None:
-        with self._lock:
-            self._batches.discard(batch)
-        if batch.pieces is not None:
-            batch.pieces.close()
 
     def drop_unneeded(self) -> None:
         """End batches of which nobody needs anything."""
         with self._lock:
-            for batch in self._batches:
+            for batch in self._batches.values():
                 if not any(flight.needed for flight in batch.flights if not flight.landed):
                     batch.pieces.close()
 
@@ -220,19 +218,36 @@ class Downloads:
     def in_flight(self) -> int:
         """How many objects are being fetched."""
         with self._lock:
-            return sum(not flight.landed for batch in self._batches for flight in batch.flights)
+            return sum(not flight.landed for batch in self._batches.values() for flight in batch.flights)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being fetched."""
+        return bool(self._batches)
 
     def close(self, timeout_s: float) -> None:
-        """Cancel what is under way and end the threads."""
+        """Cancel what is under way and end the thread."""
         with self._lock:
             self._closed = True
-            threads = list(self._threads)
-            for batch in self._batches:
-                batch.pieces.close()
-        for _ in threads:
-            self._work.put(None)
-        for thread in threads:
-            thread.join(timeout_s)
+            writer, batches = self._writer, list(self._batches.values())
+        for batch in batches:
+            batch.pieces.close()
+        self._inbox.put(None)
+        if writer is not None and writer is not threading.current_thread():
+            writer.join(timeout_s)
+        for batch in batches:
+            if batch.pieces in self._batches:
+                self._finish(batch, None)
+
+
+def fail(flights: Sequence[Flight], shelf: Shelf, reason: Exception | None) -> list[Flight]:
+    """Let all flights that have not landed fail; give them."""
+    failed = [flight for flight in flights if not flight.landed]
+    for flight in failed:
+        shown = redact(flight.wanted.url)
+        flight.error = reason or StoreError(f"{shown} was not fetched: nobody waited for it any more")
+    shelf.give_up([flight.claimed for flight in failed if flight.claimed is not None])
+    return failed
 
 
 def _check_size(wanted: Wanted, piece: Piece) -> None:

@@ -192,6 +192,9 @@ class Pins:
 
     def _settle(self) -> None:
         counts, released = self._table.counts, self.released
+        if self.closed:
+            # At the end of the interpreter paths may be collected after the table.
+            released.clear()
         while released:
             counts[released.popleft()] -= 1
         if self._travelling:

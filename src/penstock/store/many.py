@@ -10,9 +10,10 @@ the piece has an error instead, and the others go on. Memory is bounded by bytes
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from queue import Empty
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from penstock.errors import ConfigError, StoreError, StoreUnavailable
@@ -49,7 +50,7 @@ class Fetcher:
         self._sources = Sources(storage_options or {})
         self._max_requests, self._max_bytes = max_requests, max_bytes
 
-    def get_many(self, wanted: Sequence[Wanted]) -> Pieces:
+    def get_many(self, wanted: Sequence[Wanted], *, inbox: SimpleQueue[Pieces | None] | None = None) -> Pieces:
         """Begin to fetch, most urgent first, and give the pieces as they arrive.
 
         Ranges of one object that lie together travel as one request, as long as hardly a byte comes that
@@ -58,6 +59,8 @@ class Fetcher:
 
         Args:
             wanted: what to fetch.
+            inbox: where given, the iterator is put there whenever something of it has arrived or it has ended, so
+                that one thread can serve many of them, by `take(0)`.
 
         Returns:
             An iterator; closing it, or letting go of it, cancels what has not arrived.
@@ -68,22 +71,25 @@ class Fetcher:
         for want in wanted:
             if want.start is not None or want.stop is not None:
                 _check_range(want)
-        early, numbers = [], []
+        early, places = [], {}
         for number, want in enumerate(wanted):
             if want.start is not None and want.start == want.stop:
                 early.append(Piece(number, 0, b"", True, 0, None))
                 continue
             try:
-                self._sources.find(want.url)
+                places[number] = self._sources.find(want.url)
             except StoreError as error:
                 early.append(Piece(number, 0, b"", True, 0, None, error))
-            else:
-                numbers.append(number)
-        planned = trips(wanted, self._sources.find, numbers)
+        planned = trips(wanted, places)
         delivery = Delivery(planned, self._max_bytes, self._max_requests)
+        pieces = Pieces(delivery, len(wanted), early)
+        if inbox is not None:
+            delivery.queue = _Announcing(inbox, pieces)
+            if early:
+                inbox.put(pieces)
         if planned:
             requests.call(transfers.add, delivery)
-        return Pieces(delivery, len(wanted), early)
+        return pieces
 
     def close(self) -> None:
         """Let go of threads; what was begun goes on until its iterator is closed."""
@@ -172,6 +178,18 @@ class Pieces(Iterator[Piece]):
         self._delivery.taken_bytes += num_bytes
         if transfers.starved:
             requests.call_if_begun(transfers.pump)
+
+
+class _Announcing(SimpleQueue):
+    """The way of pieces to an iterator that tells an inbox of each arrival."""
+
+    def __init__(self, inbox: SimpleQueue[Pieces | None], pieces: Pieces) -> None:
+        self._inbox, self._pieces = inbox, weakref.ref(pieces)
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        if (pieces := self._pieces()) is not None:
+            self._inbox.put(pieces)
 
 
 def _check_range(want: Wanted) -> None:
