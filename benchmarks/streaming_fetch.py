@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import importlib.util
 import json
 import os
 import random
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,7 +46,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         name, url = options.child
-        print(json.dumps(CONTENDERS[name](url)), flush=True)
+        load(name)
+        before = cpu_s()
+        found = CONTENDERS[name](url)
+        print(json.dumps([found, (cpu_s() - before) / OBJECTS * 1e6]), flush=True)
         # A bare loop over obstore that ends at once is now and then aborted by obstore's own threads.
         os._exit(0)
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as temporary:
@@ -57,26 +63,43 @@ def main() -> None:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
             names = [name for name in CONTENDERS if name != "fsspec" or importlib.util.find_spec("aiohttp")]
+            spent: dict[str, list[float]] = {name: [] for name in names}
             compare(
                 f"{OBJECTS:,} objects of {BYTES:,} bytes behind {LATENCY_S * 1000:.0f} ms",
-                {name: child(name, url) for name in names},
+                {name: child(name, url, spent[name]) for name in names},
                 reference="obstore, get",
                 unit="objects/s",
                 rounds=options.rounds,
             )
+            print("  processor time per object (client only): what the machine is left with for anything else")
+            for name, series in spent.items():
+                print(f"  {name:<15}  {statistics.median(series):6.0f} µs   ({min(series):.0f} … {max(series):.0f})")
         finally:
             server.kill()
             server.wait()
 
 
-def child(name: str, url: str) -> Callable[[], float]:
-    """Give a function that runs a contender in a fresh process."""
+def load(name: str) -> None:
+    """Import what a contender needs."""
+    for module in NEEDS[name]:
+        importlib.import_module(module)
+
+
+def cpu_s() -> float:
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    return spent.ru_utime + spent.ru_stime
+
+
+def child(name: str, url: str, spent: list[float]) -> Callable[[], float]:
+    """Give a function that runs a contender in a fresh process, and notes the processor time of each object."""
 
     def run() -> float:
         done = subprocess.run(
             [sys.executable, __file__, "--child", name, url], capture_output=True, text=True, check=True
         )
-        return float(json.loads(done.stdout))
+        found, cpu_us = json.loads(done.stdout)
+        spent.append(cpu_us)
+        return float(found)
 
     return run
 
@@ -193,6 +216,14 @@ CONTENDERS: dict[str, Callable[[str], float]] = {
     "penstock": penstock,
     "fsspec": fsspec_cat,
     "sockets": sockets,
+}
+
+NEEDS = {
+    "obstore, get": ["obstore.store"],
+    "obstore, ranges": ["obstore.store"],
+    "penstock": ["penstock.store.many", "obstore.store", "obstore.exceptions"],
+    "fsspec": ["fsspec.implementations.http"],
+    "sockets": [],
 }
 
 

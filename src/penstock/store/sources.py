@@ -10,9 +10,10 @@ import asyncio
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from penstock.errors import ObjectChanged, StoreError
@@ -34,19 +35,37 @@ class Source:
     """An open store and what is known of it. All but the constructor: on the background thread.
 
     Args:
-        store: what is asked.
+        place: where it is.
+        store: opens what is asked, at first use.
         threads: where a store that blocks is asked.
     """
 
-    def __init__(self, store: Store, threads: ThreadPoolExecutor) -> None:
-        self._store, self._threads = store, threads
-        self.direct = isinstance(store, RemoteStore)
+    def __init__(self, place: Place, store: Callable[[], Store], threads: ThreadPoolExecutor) -> None:
+        self._place, self._opener, self._threads = place, store, threads
+        self._opened: Store | None = None
+        self.direct = place.is_own and place.scheme != "file"
         """Whether single attempts can be made without a task or a thread of their own."""
         self.ranges = True
         """False once it has answered a request for a range with the whole object."""
         self.mean_bytes = float(FIRST_GUESS)
         self.paces = (Pace(), Pace())
         """Of short requests, and of long ones."""
+
+    @property
+    def _store(self) -> Store:
+        if self._opened is None:
+            self._opened = self._opener()
+        return self._opened
+
+    def open(self) -> None:
+        """Open the store now, and find out what its URL leaves open.
+
+        Raises:
+            ConfigError: no such option.
+            StoreError: the Hub has no such dataset, or cannot be reached.
+        """
+        if isinstance(self._store, RemoteStore):
+            self._store.pin()
 
     def attempt(self, path: str, start: int, stop: int) -> asyncio.Future[Any]:
         """Make one attempt at a range; see `RemoteStore.attempt`."""
@@ -86,7 +105,7 @@ class Source:
 
     def shown(self, path: str) -> str:
         """Give an object's URL without what may be secret."""
-        return f"{self._store.url.rstrip('/')}/{path}" if path else self._store.url
+        return replace(self._place, key=path.strip("/")).shown()
 
     def ended_early(self, path: str, start: int, stop: int, length: int) -> StoreError:
         """Say that an object has not the bytes that were asked for."""
@@ -138,10 +157,12 @@ class Sources:
             place = replace(place, key="/")
         source = self._open.get(place.root)
         if source is None:
-            store = open_place(place if place.scheme == "file" else replace(place, key=""), **self._options)
-            if isinstance(store, RemoteStore):
-                store.pin()
-            source = self._open[place.root] = Source(store, self._threads)
+            root = place if place.scheme == "file" else replace(place, key="")
+            source = Source(root, partial(open_place, root, **self._options), self._threads)
+            if not (place.scheme in HTTP and "?" in place.root):
+                source.open()
+            # A client takes milliseconds to make, and signed URLs need one each: nothing waits for all of them.
+            self._open[place.root] = source
             if len(self._open) > MOST_SOURCES:
                 _, gone = self._open.popitem(last=False)
                 self._folders = {name: known for name, known in self._folders.items() if known[0] is not gone}

@@ -9,7 +9,7 @@ all of it, and costs one hand-over where a described answer costs two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ObjectChanged, StoreError
@@ -247,28 +247,25 @@ class Part(Trip):
         return Piece(long.number, offset, data, long.left == 0, long.size, long.etag)
 
 
-def trips(wanted: Sequence[Wanted], find: Callable[[str], tuple[Source, str]], numbers: Sequence[int]) -> list[Trip]:
-    """Plan the requests for what is wanted, in the order of `numbers`; what is of no bytes needs none.
+def trips(wanted: Sequence[Wanted], places: Mapping[int, tuple[Source, str]]) -> list[Trip]:
+    """Plan the requests for what is wanted, in the order of `places`.
 
     Args:
-        wanted: all of it.
-        find: gives a URL's source and path.
-        numbers: which of it to plan for.
+        wanted: all of it; ranges among it are not empty.
+        places: source and path of each number that is to be planned for.
     """
     planned: list[Trip] = []
     ranged: dict[tuple[str, str | None], list[int]] = {}
-    for number in numbers:
+    for number, (source, path) in places.items():
         want = wanted[number]
         if want.start is not None:
             ranged.setdefault((want.url, want.etag), []).append(number)
-            continue
-        source, path = find(want.url)
-        if want.size is not None and want.size > PIECE_BYTES:
+        elif want.size is not None and want.size > PIECE_BYTES:
             planned += _long(source, path, Long(number, want, 0, want.size))
         else:
             planned.append(Whole(source, path, number, want))
-    for (url, tag), members in ranged.items():
-        source, path = find(url)
+    for (_, tag), members in ranged.items():
+        source, path = places[members[0]]
         spans = [_span(wanted[number]) for number in members]
         for request in sparing([span[0] for span in spans], [span[1] for span in spans]):
             own = [(members[place], *spans[place]) for place in request.members]
