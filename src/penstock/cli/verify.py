@@ -45,7 +45,11 @@ def verify(
     given = [name for name, value in (("--columns", columns), ("--contents", contents)) if value]
     if given:
         raise ConfigError(f"{given[0]} is for an index; {place} is none")
-    path = Path(place)
+    _verify_files(Path(place), as_json)
+
+
+def _verify_files(path: Path, as_json: bool) -> None:
+    """Verify bins and blocks."""
     check_is_there(path, "a .bin, a folder of bins, or a folder of blocks")
     folders = _block_folders(path)
     bins = [] if folders else [path]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from penstock.errors import BadBlock, BadManifest, ConfigError, FormatError, Obj
 from penstock.formats.files import LOCK_NAME, digest, read_json, store_errors, write_json
 from penstock.index.grouping import LENGTH, OFFSET
 from penstock.index.keys import KeyCheck
-from penstock.index.lazy import open_lazy_index
+from penstock.index.lazy import Parts, plan_lazily
+from penstock.index.lazy_rows import LazyRows
 from penstock.index.leading import leading
 from penstock.index.parquet import ParquetSource
 from penstock.index.parquet_rows import ParquetRows
@@ -134,31 +135,32 @@ def build_index(
     )
     if max_size is not None:
         check_int("max_size", max_size, minimum=1)
-    text = {choice.key, *choice.columns}
-    source: Source = (
-        src
-        if hasattr(src, "batches")
-        else open_source(src, key=choice.key, text_columns=text, storage_options=storage_options)
+    source = _opened(src, choice, storage_options)
+    if lazy_index_chunk_size is None:
+        return _prepared(source, choice, Path(folder), timeout_s)
+    if sql_query is not None:
+        raise ConfigError("sql_query needs all rows, a lazy index reads them when they are needed: give one of both")
+    parts = Parts(
+        chunk_size=lazy_index_chunk_size,
+        num_threads=lazy_index_num_threads,
+        prefetch_factor=lazy_index_prefetch_factor,
     )
-    if lazy_index_chunk_size is not None:
-        if sql_query is not None:
-            raise ConfigError(
-                "sql_query needs all rows, a lazy index reads them when they are needed: give one of both"
-            )
-        return open_lazy_index(
-            source,
-            folder=folder,
-            key=choice.key,
-            columns_of=choice.columns_of,
-            chunk_size=lazy_index_chunk_size,
-            num_threads=lazy_index_num_threads,
-            prefetch_factor=lazy_index_prefetch_factor,
-            max_size=max_size,
-            storage_options=storage_options,
-            timeout_s=timeout_s,
-        )
+    plan, fingerprint = plan_lazily(source, choice.columns_of, parts, Path(folder), storage_options, timeout_s)
+    rows = LazyRows(plan if max_size is None else replace(plan, count=min(plan.count, max_size)))
+    return Index(rows, key=choice.key, base=source.base, fingerprint=digest(f"{fingerprint}{len(rows)}".encode()))
+
+
+def _opened(src: Any, choice: Choice, storage_options: Mapping[str, Any] | None) -> Source:
+    if hasattr(src, "batches"):
+        return src
+    text = {choice.key, *choice.columns}
+    return open_source(src, key=choice.key, text_columns=text, storage_options=storage_options)
+
+
+def _prepared(source: Source, choice: Choice, folder: Path, timeout_s: float) -> Index:
+    """Find the index that this node has made of a source, or make it."""
     question = digest(orjson.dumps([VERSION, source.place, source.base, repr(choice)]))
-    place = Path(folder) / question
+    place = folder / question
     signature = source.signature()
     found = _built(place, source, choice, signature)
     if found is not None:

@@ -8,9 +8,9 @@ can't be checked: that keys are there and differ is left to who wrote them.
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +22,62 @@ from penstock.errors import BadManifest, ConfigError, ObjectMissing
 from penstock.formats.files import digest, read_json, store_errors, write_json
 from penstock.formats.sources import SourceFile
 from penstock.index.joined import JoinedSource
-from penstock.index.lazy_rows import LazyPlan, LazyRows, blocks_of
+from penstock.index.lazy_rows import LazyPlan, blocks_of
 from penstock.index.leading import leading
 from penstock.index.parquet import ParquetSource
 from penstock.index.parquet_groups import read_footers
 from penstock.index.scan import Source, unified
-from penstock.index.table import Index
 from penstock.types import check_int
 
 VERSION = 1
 _MANIFEST = "lazy.json"
 
 
-def open_lazy_index(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """How an index is read part by part."""
+
+    chunk_size: int
+    """Least rows of a part, where a file has so many; row groups are not cut."""
+    num_threads: int
+    """Parts that a process reads at the same time."""
+    prefetch_factor: int
+    """Parts that are read ahead for each of them."""
+
+    def __post_init__(self) -> None:
+        check_int("lazy_index_chunk_size", self.chunk_size, minimum=1)
+        check_int("lazy_index_num_threads", self.num_threads, minimum=1)
+        check_int("lazy_index_prefetch_factor", self.prefetch_factor, minimum=0)
+
+
+def plan_lazily(
     source: Source,
-    *,
-    folder: str | os.PathLike[str],
-    key: str,
     columns_of: Callable[[pa.Schema, str], pa.Schema],
-    chunk_size: int,
-    num_threads: int,
-    prefetch_factor: int,
-    max_size: int | None,
+    parts: Parts,
+    folder: Path,
     storage_options: Mapping[str, Any] | None,
     timeout_s: float,
-) -> Index:
-    """Open Parquet files as an index that is read part by part.
+) -> tuple[LazyPlan, str]:
+    """Find out how many rows Parquet files have, and plan how they are read.
 
     Args:
         source: one Parquet file, or several.
-        folder: where indexes of this node lie; parts that were read lie there for a while.
-        key: the column of the keys.
         columns_of: chooses columns, and their types.
-        chunk_size: least rows of a part, where a file has so many; row groups are not cut.
-        num_threads: parts that a process reads at the same time.
-        prefetch_factor: parts that are read ahead for each of them.
-        max_size: rows to take, from the first. None: all.
+        parts: how they are read.
+        folder: where indexes of this node lie; parts that were read lie there for a while.
         storage_options: see `open_store`.
         timeout_s: how long to wait for another process that is reading the footers.
 
+    Returns:
+        The plan, and a digest of what the files hold.
+
     Raises:
-        ConfigError: it is not Parquet; a column is missing; there are no rows; or a number can't work.
+        ConfigError: it is not Parquet; a column is missing; or there are no rows.
         BadBlock, StoreError: a file is damaged, or can't be read.
     """
-    check_int("lazy_index_chunk_size", chunk_size, minimum=1)
-    check_int("lazy_index_num_threads", num_threads, minimum=1)
-    check_int("lazy_index_prefetch_factor", prefetch_factor, minimum=0)
     files, options = _parquet_files(source), dict(storage_options or {})
     signature = source.signature()
-    place = Path(folder) / digest(orjson.dumps([VERSION, "lazy", source.place, source.base]))
+    place = folder / digest(orjson.dumps([VERSION, "lazy", source.place, source.base]))
     known = _known(place, signature)
     if known is None:
         with store_errors(place):
@@ -78,24 +85,21 @@ def open_lazy_index(
         with leading(place, timeout_s):
             known = _known(place, signature) or _write(place, source, files, signature, options)
     schema = columns_of(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(known["schema"]))), source.place)
-    sizes = [np.array(groups, np.int64) for groups in known["sizes"]]
-    blocks = blocks_of(sizes, chunk_size)
-    count = sum(block.rows for block in blocks)
-    if not count:
+    blocks = blocks_of([np.array(groups, np.int64) for groups in known["sizes"]], parts.chunk_size)
+    if not blocks:
         raise ConfigError(f"{source.place} has no rows; there is nothing to index")
-    what = digest(orjson.dumps([chunk_size, schema.to_string()]))
+    what = digest(orjson.dumps([parts.chunk_size, schema.to_string()]))
     plan = LazyPlan(
         files=files,
         blocks=blocks,
         schema=schema,
         folder=_blocks_folder(place, signature) / what,
-        count=count if max_size is None else min(count, max_size),
-        threads=num_threads,
-        ahead=prefetch_factor,
+        count=sum(block.rows for block in blocks),
+        threads=parts.num_threads,
+        ahead=parts.prefetch_factor,
         storage_options=options,
     )
-    fingerprint = digest(orjson.dumps([known["digests"], sorted(schema.names), plan.count]))
-    return Index(LazyRows(plan), key=key, base=source.base, fingerprint=fingerprint)
+    return plan, digest(orjson.dumps([known["digests"], sorted(schema.names)]))
 
 
 def _parquet_files(source: Source) -> tuple[SourceFile, ...]:

@@ -67,49 +67,53 @@ class _Headers:
         self._file, self._size, self._place, self._skip = file, size, place, skip
         self._start, self._window, self._grown = 0, b"", FIRST_WINDOW
         self._at = 0
+        self._everywhere: dict[str, str] = {}
+        self._ahead: dict[str, str] = {}
 
     def members(self) -> Iterator[Member]:
         links: dict[str, Member] = {}
-        everywhere: dict[str, str] = {}
-        ahead: dict[str, str] = {}
         ended = False
+        if self._size:
+            self._check_uncompressed()
         while self._at < self._size:
-            if self._at == 0:
-                self._check_uncompressed()
             block = self._read(self._at, BLOCK)
-            if block == _ZEROS:
+            ended = block == _ZEROS
+            if ended:
                 # Archives written one behind the other: what follows the end of the first is another.
-                ended, self._at = True, self._at + BLOCK
+                self._at += BLOCK
                 continue
-            ended = False
-            plain = None if ahead or everywhere else _plain(block)
-            if plain is not None and self._at + BLOCK + plain[1] <= self._size:
-                name, length = plain
-                file = links[name] = Member(name, self._at + BLOCK, length)
-                self._at = file.offset + -(-length // BLOCK) * BLOCK
-                yield file
-                continue
-            header = self._header(block)
-            content = self._at + BLOCK
-            length = self._length(header, everywhere | ahead if header.type in _REGULAR else {})
-            self._at = content + -(-length // BLOCK) * BLOCK
-            if header.type in _PAX:
-                ahead |= self._pax(content, length)
-            elif header.type == tarfile.XGLTYPE:
-                everywhere |= self._pax(content, length)
-            elif header.type in _GNU_NAMES:
-                ahead[_GNU_NAMES[header.type]] = _text(self._read(content, length).rstrip(b"\0"))
-            else:
-                member = self._member(header, everywhere | ahead, content, length, links)
-                ahead = {}
-                if member is not None:
-                    links[member.name] = member
-                    yield member
+            member = self._next(block, links)
+            if member is not None:
+                links[member.name] = member
+                yield member
         if not ended:
             raise self._bad(
                 f"ends at byte {self._size:,} without the zeros that close an archive: it was truncated; fetch or "
                 "write it again"
             )
+
+    def _next(self, block: bytes, links: dict[str, Member]) -> Member | None:
+        """Read a header and go to the next; None if it describes no file."""
+        content = self._at + BLOCK
+        plain = None if self._ahead or self._everywhere else _plain(block)
+        if plain is not None and content + plain[1] <= self._size:
+            name, length = plain
+            self._at = content + -(-length // BLOCK) * BLOCK
+            return Member(name, content, length)
+        header = self._header(block)
+        said = self._everywhere | self._ahead
+        length = self._length(header, said if header.type in _REGULAR else {})
+        self._at = content + -(-length // BLOCK) * BLOCK
+        if header.type in _PAX:
+            self._ahead |= self._pax(content, length)
+        elif header.type == tarfile.XGLTYPE:
+            self._everywhere |= self._pax(content, length)
+        elif header.type in _GNU_NAMES:
+            self._ahead[_GNU_NAMES[header.type]] = _text(self._read(content, length).rstrip(b"\0"))
+        else:
+            self._ahead = {}
+            return self._member(header, said, content, length, links)
+        return None
 
     def _check_uncompressed(self) -> None:
         start = self._read(0, min(_LONGEST_MAGIC, self._size))
@@ -131,6 +135,8 @@ class _Headers:
         if header.type in _NO_FILES or header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE):
             return 0
         if "size" in said:
+            if not said["size"].isdecimal():
+                raise self._bad(f"says that {header.name!r} has {said['size']!r} bytes: it is damaged; fetch it again")
             length = int(said["size"])
         if self._at + BLOCK + length > self._size:
             raise self._bad(
