@@ -26,6 +26,8 @@ from penstock.transforms.chain import takes
 
 HINTED_SAMPLES = 512
 """Samples of a rank that are hinted ahead at the least: twice the requests that may be under way."""
+FIRST_SAMPLES = 256
+"""As many as that before the first are handed on, so that a first batch waits for no more hints than are of use."""
 SAMPLES_A_HINT = 64
 """Samples in one hint, about: a hint costs something in itself, whatever it holds."""
 
@@ -117,11 +119,12 @@ def hinted(walk: Walk, tell: Tell, *, steps_ahead: int, steps_taken: int, sample
 
     def walk_and_tell(cursor: Cursor) -> Iterator[Share]:
         told: deque[Share] = deque()
-        steps = 0
+        steps = handed_on = 0
         coming = (piece for share in walk(cursor) for piece in _cut(share))
         while True:
             batch = told[0].ids.shape[1] if told else 0
-            if steps <= steps_ahead or (steps + steps_taken) * batch < samples:
+            short = steps <= steps_ahead or (steps + steps_taken) * batch < samples
+            if short and (handed_on or steps * batch < FIRST_SAMPLES):
                 if (share := next(coming, None)) is not None:
                     tell(share)
                     told.append(share)
@@ -131,6 +134,7 @@ def hinted(walk: Walk, tell: Tell, *, steps_ahead: int, steps_taken: int, sample
                     return
             share = told.popleft()
             steps -= len(share.ids)
+            handed_on += 1
             yield share
 
     return walk_and_tell
