@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -94,6 +95,13 @@ def test_row_groups_decoded_before_the_system_was_booted_again_are_not_trusted(t
     boot.rename(boot.with_name("another-boot"))
     assert build_index(path, folder=tmp_path / "node").rows([59, 0]) == [ROWS[59], ROWS[0]]
     assert [each.name for each in boot.parent.iterdir()] == [boot.name]
+
+
+def test_threads_that_need_the_same_row_groups_get_their_rows(table_of, tmp_path):
+    index = build_index(table_of("rows.parquet"), folder=tmp_path / "node")
+    orders = [np.random.default_rng(number).permutation(60) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(index.rows, orders)) == [[ROWS[number] for number in order] for order in orders]
 
 
 def test_row_groups_longer_than_a_batch_and_of_many_types_come_back(tmp_path):
