@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import streaming_subjects as subjects
 from penstock import SampleError, StreamingDataLoader, StreamingDataset, open_store
@@ -234,8 +235,6 @@ def test_random_access_beside_iteration_disturbs_neither(dataset):
 
 
 def test_torch_loads_it_as_any_map_style_dataset(dataset):
-    import torch
-
     loader = torch.utils.data.DataLoader(dataset, batch_size=10, collate_fn=numbers)
     assert [number for batch in loader for number in batch] == list(range(COUNT))
 
@@ -430,3 +429,46 @@ def test_an_empty_object_is_an_empty_file(request, tmp_path, store):
             open_store(place, **options).put(name, data)
     with StreamingDataset(f"{place}/samples.csv", tmp_path / "dst", storage_options=options, **IMAGE) as dataset:
         assert Path(dataset[0]["image"]).read_bytes() == b""
+
+
+def test_what_is_fetched_ahead_stays_below_the_limit(web, tmp_path):
+    count, size, limit = 200, 10_000, 400_000
+    web.add_files({f"images/{n:03}.bin": b"%10d" % n * (size // 10) for n in range(count)})
+    web.add_files({"samples.csv": subjects.as_csv(rows(count))})
+    options = {**IMAGE, "cache_limit": limit, "num_downloading_workers": 1, "prefetch": 1}
+    with StreamingDataset(f"{web.url}/samples.csv", tmp_path, **options) as dataset:
+        on_disk = []
+        for batch in dataset.iter_batches(5):
+            assert all(Path(path).stat().st_size == size for path in batch["image"])
+            on_disk.append(sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.bin")))
+    # In use: the batch in hand, those ready and in the making, and what was removed a moment ago.
+    assert max(on_disk) <= limit + 6 * 5 * size
+    assert len(web.requests("images/")) == count
+
+
+@pytest.mark.slow
+def test_processes_take_the_credentials_along(site, tmp_path):
+    options = {
+        **IMAGE,
+        "storage_options": {"headers": {"Authorization": "Bearer hunter2"}},
+        "transforms": subjects.decode,
+    }
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, **options) as dataset:
+        with StreamingDataLoader(dataset, 8, worker_type="process", num_workers=2) as loader:
+            assert torch.cat([batch["number"] for batch in loader]).tolist() == list(range(COUNT))
+    asked = site.requests("images/")
+    assert {line["auth"] for line in asked} == {True}
+    assert len(asked) == COUNT
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_of_torch_that_are_fresh_processes_can_read_and_forked_ones_are_told(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, **IMAGE) as dataset:
+        options = {"batch_size": 10, "collate_fn": numbers, "num_workers": 2}
+        fresh = torch.utils.data.DataLoader(dataset, multiprocessing_context="spawn", **options)
+        assert sorted(number for batch in fresh for number in batch) == list(range(COUNT))
+        dataset.cache.clear()
+        forked = torch.utils.data.DataLoader(dataset, multiprocessing_context="fork", **options)
+        with pytest.raises(RuntimeError, match="was forked from one that had read from a store"):
+            list(forked)
