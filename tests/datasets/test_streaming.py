@@ -448,14 +448,13 @@ def test_what_is_fetched_ahead_stays_below_the_limit(web, tmp_path):
 
 @pytest.mark.slow
 def test_processes_take_the_credentials_along(site, tmp_path):
-    options = {
-        **IMAGE,
-        "storage_options": {"headers": {"Authorization": "Bearer hunter2"}},
-        "transforms": subjects.decode,
-    }
-    with StreamingDataset(f"{site.url}/samples.csv", tmp_path, **options) as dataset:
-        with StreamingDataLoader(dataset, 8, worker_type="process", num_workers=2) as loader:
-            assert torch.cat([batch["number"] for batch in loader]).tolist() == list(range(COUNT))
+    secret = {"headers": {"Authorization": "Bearer hunter2"}}
+    options = {**IMAGE, "storage_options": secret, "transforms": subjects.decode}
+    with (
+        StreamingDataset(f"{site.url}/samples.csv", tmp_path, **options) as dataset,
+        StreamingDataLoader(dataset, 8, worker_type="process", num_workers=2) as loader,
+    ):
+        assert torch.cat([batch["number"] for batch in loader]).tolist() == list(range(COUNT))
     asked = site.requests("images/")
     assert {line["auth"] for line in asked} == {True}
     assert len(asked) == COUNT
