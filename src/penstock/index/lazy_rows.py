@@ -218,6 +218,8 @@ class LazyRows:
             with suppress(ObjectMissing, BadBlock):
                 return map_rows(str(path))
             write_batches(path, self.schema, self._read(self.plan.blocks[number], self.schema))
+            # What Arrow keeps for the next time would be kept by each thread that ever reads.
+            pa.default_memory_pool().release_unused()
             rows = map_rows(str(path))
         self._tidy()
         return rows
