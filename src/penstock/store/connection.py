@@ -14,7 +14,7 @@ from typing import Any
 
 from penstock.errors import AccessDenied, ConfigError
 from penstock.store import objects
-from penstock.store.urls import Place
+from penstock.store.urls import HTTP, Place, login_of
 
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
 RENEWAL_S = 5.0
@@ -113,4 +113,5 @@ class Connection:
         found = self._given() if callable(self._given) else self._given or {}
         if not isinstance(found, Mapping) or not all(isinstance(part, str) for pair in found.items() for part in pair):
             raise ConfigError("headers must be a mapping of names to texts, or a function that gives one")
-        return {**found, **self._fixed}
+        login = login_of(self._place.root) if self._place.scheme in HTTP else {}
+        return {**login, **found, **self._fixed}

@@ -38,7 +38,7 @@ _REASONS = (
     ("kind: Interrupted", "the connection ended in the middle of the body"),
     ("kind: Timeout", "no answer within the time-out"),
     ("TimedOut", "no answer within the time-out"),
-    ("certificate", "the server's certificate is not trusted"),
+    ("InvalidCertificate", "the server's certificate is not trusted"),
 )
 _memory: dict[str, Any] = {}
 _memory_lock = threading.Lock()
@@ -217,6 +217,8 @@ def meaning(error: Exception) -> Exception:
 
 
 def _of_status(text: str, reason: str) -> Exception:
+    if "InvalidCertificate" in text:
+        return StoreError(reason)
     status = re.search(r"status code: (\d{3})", text)
     if status is None:
         # Memory's own way to say 416.

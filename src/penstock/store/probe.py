@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from penstock.store.requests import Transient
+from penstock.store.urls import login_of
 
 LONGEST_S = 10.0
 LONGEST_LINE = 1 << 16
@@ -103,7 +103,7 @@ async def _followed(
 ) -> tuple[str, Answer, bytes]:
     """Send a request, and again where the same server redirects it to."""
     passed: dict[str, str] = {}
-    headers = {**_login(url), **headers}
+    headers = {**login_of(url), **headers}
     for _ in range(MOST_REDIRECTS):
         answer, body = await _exchange(method, url, headers, timeout_s)
         # The first of several answers may be the one that names the commit.
@@ -118,15 +118,6 @@ async def _followed(
 def _same_server(one: str, other: str) -> bool:
     left, right = urlsplit(one), urlsplit(other)
     return (left.scheme, left.hostname, left.port) == (right.scheme, right.hostname, right.port)
-
-
-def _login(url: str) -> dict[str, str]:
-    """Give the header that a URL's user and password are sent as."""
-    parts = urlsplit(url)
-    if parts.username is None:
-        return {}
-    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return {"Authorization": f"Basic {b64encode(login.encode()).decode()}"}
 
 
 async def _exchange(method: str, url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[Answer, bytes]:

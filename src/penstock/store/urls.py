@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -116,6 +117,19 @@ def _hub_place(rest: str) -> Place:
         raise ConfigError(f"hf://{rest} names no dataset: hf://ORG/NAME[@REVISION], or with /path of a file")
     repo, revision, key = match.groups()
     return Place(scheme="hf", root=f"hf://datasets/{repo}@{unquote(revision or 'main')}", key=key or "")
+
+
+def login_of(url: str) -> dict[str, str]:
+    """Give the header that the user and password in a URL are sent as; none if there are none.
+
+    >>> login_of("https://me:pw@host/x")
+    {'Authorization': 'Basic bWU6cHc='}
+    """
+    parts = urlsplit(url)
+    if parts.username is None:
+        return {}
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {b64encode(login.encode()).decode()}"}
 
 
 def redact(text: str) -> str:
