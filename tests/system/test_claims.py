@@ -238,6 +238,8 @@ if __name__ == "__main__":
         model["seen"] = found["seen"][rank]
     for step, batch in enumerate(loader):
         model["seen"] += batch["id"].tolist()
+        if step == 0:
+            dist.barrier()  # one that came when all was done would begin the next epoch
         if step == save_at:
             loader.state_dict()
             everyone = [None] * dist.get_world_size()
