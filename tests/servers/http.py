@@ -193,7 +193,11 @@ class Server:
     def began(self) -> None:
         self.under_way += 1
 
-    def ended(self, line: dict[str, Any]) -> None:
+    @property
+    def keeps_log(self) -> bool:
+        return self._log is not None
+
+    def ended(self, line: dict[str, Any] | None) -> None:
         self.under_way -= 1
         if self._log is not None:
             os.write(self._log, json.dumps(line).encode() + b"\n")
@@ -394,7 +398,10 @@ class Connection(asyncio.Protocol):
             self.file = -1
         if not self.logged:
             return
-        line = {
+        self.server.ended(self.line(request) if self.server.keeps_log else None)
+
+    def line(self, request: Request) -> dict[str, Any]:
+        return {
             "method": request.method,
             "path": request.path,
             "query": request.target.partition("?")[2],
@@ -407,7 +414,6 @@ class Connection(asyncio.Protocol):
             "start": self.began,
             "end": time.time(),
         }
-        self.server.ended(line)
 
 
 async def listen(origin: Origin, port: int, certificate: Path | None = None) -> asyncio.Server:

@@ -123,6 +123,23 @@ def test_a_server_that_fails_while_it_is_listed_is_asked_again(web):
         list(open_store(web.url, timeout_s=0.3, retries=1).list())
 
 
+WEBDAV = """<?xml version="1.0"?><D:multistatus xmlns:D="DAV:">
+    <D:response><D:href>/d/</D:href><D:propstat><D:prop>
+        <D:getlastmodified>Fri, 02 Jan 2026 03:04:05 GMT</D:getlastmodified>
+        <D:resourcetype><D:collection/></D:resourcetype>
+    </D:prop><D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response>
+    <D:response><D:href>/d/a%20b/x.bin</D:href><D:propstat><D:prop>
+        <D:getlastmodified>Fri, 02 Jan 2026 03:04:05 GMT</D:getlastmodified>
+        <D:getcontentlength>3</D:getcontentlength><D:getetag>"1"</D:getetag><D:resourcetype/>
+    </D:prop><D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>"""
+
+
+def test_a_folder_without_a_page_is_listed_by_webdav_where_the_server_speaks_it(web):
+    web.fault(path="^/d", method="PROPFIND", times=9, status=207, body=WEBDAV)
+    assert found(open_store(f"{web.url}/d")) == {"a b/x.bin": 3}
+    assert [line["method"] for line in web.requests("^/d")] == ["GET", "PROPFIND"]
+
+
 def test_folders_that_lead_back_to_themselves_end(web):
     web.add_files({"index": b"<h1>Index of /</h1><a href='again/'>again/</a>"})
     web.fault(path="/$", times=999, headers={"Content-Type": "text/html"}, serve="/index")
