@@ -115,6 +115,27 @@ def test_what_is_forgotten_may_go(site, folder, opened):
     assert cache.stats().pinned == 0
 
 
+def test_what_is_forgotten_in_the_moment_it_is_wanted_again_still_comes(site, opened):
+    site.latency(0.003)
+    cache, stop = opened(limit=0), threading.Event()
+
+    def waver():
+        while not stop.is_set():
+            cache.begin(wanted(site, *range(6)))
+            cache.forget()
+
+    thread = threading.Thread(target=waver)
+    thread.start()
+    try:
+        for _ in range(30):
+            files = cache.acquire(wanted(site, 1, 3, 5))
+            assert [Path(file).read_bytes() for file in files] == [content(1), content(3), content(5)]
+            del files
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_the_least_recently_used_go_first(site, opened):
     cache = opened(limit=4 * SIZE)
     for number in (0, 1, 2, 3):
@@ -349,7 +370,7 @@ def test_no_key_becomes_a_path(folder, tmp_path, opened, name):
     from penstock.store.cache_names import key_of, suffix_of
     from penstock.store.cache_rows import Claimed
 
-    cache = opened()
+    cache = opened(storage_options={"retries": 0, "timeout_s": 1})
     one = Wanted(f"http://127.0.0.1:9/{name}")
     path = Path(cache._book.path_of(Claimed(1, key_of(one, ""), suffix_of(one))))
     assert path.resolve().is_relative_to(folder / "files")

@@ -26,7 +26,7 @@ from penstock.store.cache_book import Book
 from penstock.store.cache_care import CacheStats, VerifyReport
 from penstock.store.cache_downloads import Downloads
 from penstock.store.cache_finder import Finder
-from penstock.store.cache_flights import Flight, Flights
+from penstock.store.cache_flights import Dropped, Flight, Flights
 from penstock.store.cache_names import key_of, local_path, server_of
 from penstock.store.cache_pins import CachedFile, Pins
 from penstock.store.cache_shelf import Shelf
@@ -140,6 +140,18 @@ class Cache:
 
         Cost: 1 to 2 µs for each that this process has seen before and that is there, else about 8.
         """
+        deadline = time.monotonic() + timeout_s
+        found = self._acquire(wanted, timeout_s)
+        # What was given up in the moment in which it was wanted again is begun again.
+        while again := [place for place, one in enumerate(found) if type(one) is Dropped]:
+            if self._flights.closed or time.monotonic() >= deadline:
+                break
+            more = self._acquire([wanted[place] for place in again], deadline - time.monotonic())
+            for place, one in zip(again, more, strict=True):
+                found[place] = one
+        return found
+
+    def _acquire(self, wanted: Sequence[Wanted], timeout_s: float) -> list[CachedFile | StoreError]:
         flights, fresh = self._flights.join(wanted)
         try:
             if fresh and self._finder.look(fresh):

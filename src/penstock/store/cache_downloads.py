@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 
 from penstock.errors import ObjectChanged, StoreError, StoreUnavailable
 from penstock.node.disk import store_errors
-from penstock.store.cache_flights import Flight
+from penstock.store.cache_flights import Dropped, Flight
 from penstock.store.cache_rows import Claimed
 from penstock.store.cache_shelf import Shelf, checksum_of_file, create, write_all
 from penstock.store.many import LONGEST_S, Fetcher, Pieces
@@ -245,7 +245,7 @@ def fail(flights: Sequence[Flight], shelf: Shelf, reason: Exception | None) -> l
     failed = [flight for flight in flights if not flight.landed]
     for flight in failed:
         shown = redact(flight.wanted.url)
-        flight.error = reason or StoreError(f"{shown} was not fetched: nobody waited for it any more")
+        flight.error = reason or Dropped(f"{shown} was not fetched: nobody needed it any more, or the cache was closed")
     shelf.give_up([flight.claimed for flight in failed if flight.claimed is not None])
     return failed
 

@@ -6,7 +6,7 @@ import threading
 import time
 
 from penstock.store.cache_downloads import Downloads, Landed
-from penstock.store.cache_flights import Flight
+from penstock.store.cache_flights import Dropped, Flight
 from penstock.store.cache_names import key_of, local_path, suffix_of
 from penstock.store.cache_pins import Pins, spot_of
 from penstock.store.cache_rows import Claimed, Row
@@ -155,7 +155,7 @@ class Finder:
         wanted = [flight for flight in moved if flight.needed]
         for flight in moved:
             if not flight.needed:
-                flight.error = TimeoutError("nobody waits for it any more")
+                flight.error = Dropped("nobody needed it any more")
         if wanted:
             self._claim(wanted)
         return still

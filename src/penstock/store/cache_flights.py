@@ -24,6 +24,10 @@ MOST_FLIGHTS = 1 << 15
 NO_ENTRY = -1
 
 
+class Dropped(StoreError):
+    """A flight ended because nobody needed it; whoever came to need it meanwhile begins another."""
+
+
 class Flight:
     """One object that is, or was, wanted."""
 
