@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 
@@ -67,7 +68,7 @@ def test_all_that_is_asked_for_comes_once_by_one_request_each(web, files, fetche
 
 
 def test_requests_travel_side_by_side(web, files, fetcher):
-    web.latency(0.3)
+    web.latency(0.8)
     fetch(fetcher, *files)
     lines = web.requests(r"\.bin")
     assert max(line["start"] for line in lines) < min(line["end"] for line in lines)
@@ -77,6 +78,12 @@ def test_requests_travel_side_by_side(web, files, fetcher):
 def test_an_empty_object_is_empty(web, fetcher, known):
     web.add_files({"empty.bin": b""})
     assert fetch(fetcher, Wanted(f"{web.url}/empty.bin", size=0 if known else None)) == [b""]
+
+
+def test_an_empty_object_is_empty_after_failures_too(web, fetcher):
+    web.add_files({"empty.bin": b""})
+    web.fault(path=r"empty", times=2, status=500)
+    assert fetch(fetcher, Wanted(f"{web.url}/empty.bin")) == [b""]
 
 
 @pytest.mark.parametrize(
@@ -335,3 +342,78 @@ def test_a_process_that_ends_in_the_middle_ends_at_once_and_says_nothing(web, fi
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=20, check=True
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_straggler_whose_etag_is_known_is_asked_for_a_second_time_too(web):
+    web.add_files({f"{number:03}.bin": LONG[:2000] for number in range(100)})
+    wanted = [Wanted(f"{web.url}/{number:03}.bin") for number in range(100)]
+    wanted = [want._replace(etag=open_store(want.url).head().etag) for want in wanted]
+    web.forget()
+    web.fault(path=r"/050\.bin", stall=0)
+    assert fetch(Fetcher({"timeout_s": 60}), *wanted) == [LONG[:2000]] * 100
+    assert len(web.requests(r"/050\.bin")) == 2
+
+
+def test_objects_of_a_bucket_come_by_the_same_way(s3):
+    s3.create_bucket("many")
+    bucket = open_store("s3://many", **s3.options)
+    for name, data in FILES.items():
+        bucket.put(f"a/{name}", data)
+    bucket.put("empty", b"")
+    wanted = [Wanted(f"s3://many/a/{name}") for name in FILES]
+    found = fetch(
+        Fetcher(s3.options), *wanted, Wanted("s3://many/empty"), Wanted("s3://many/none"), Wanted("s3://no/x")
+    )
+    assert found[: len(FILES) + 1] == [*FILES.values(), b""]
+    assert [str(error) for error in found[-2:]] == [
+        "s3://many/none does not exist",
+        "s3://no/x does not exist: there is no bucket or container s3://no",
+    ]
+
+
+def test_threads_that_share_a_fetcher_get_their_own_through_every_fault_and_leave_nothing_held(web):
+    sizes = [0, 1, 100, 5000, 200_000]
+    contents = {f"{number:03}.bin": LONG[number : number + DRAW.choice(sizes)] for number in range(80)}
+    contents["long.bin"] = LONG
+    web.add_files(contents)
+    for fault in ({"status": 500}, {"truncate": 50}, {"reset": 10}, {"stall": 20}, {"ignore_range": True}):
+        web.fault(path=r"/0.*\.bin", every=19, times=12, **fault)
+    fetcher = Fetcher({"timeout_s": 1, "retries": 6}, max_bytes=4 << 20, max_requests=40)
+    wrong: list[object] = []
+
+    def read(seed):
+        draw = random.Random(seed)
+        for stop_at in (None, 30, None):
+            names = draw.choices(list(contents), k=60)
+            wanted = [Wanted(f"{web.url}/{name}", size=draw.choice([None, len(contents[name])])) for name in names]
+            pieces = fetcher.get_many(wanted)
+            if stop_at is not None:
+                list(itertools.islice(pieces, stop_at))
+                pieces.close()
+                continue
+            found = gathered(pieces, len(wanted))
+            wrong.extend(one for one, name in zip(found, names, strict=True) if one != contents[name])
+
+    threads = [threading.Thread(target=read, args=[seed]) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+    web.heal()
+    web.latency(1.0)
+    web.forget()
+    # What was left would take up places: all can still be asked for at once.
+    names = [name for name in contents if 0 < len(contents[name]) < PIECE_BYTES]
+    fetch(Fetcher(max_bytes=1 << 30), *[Wanted(f"{web.url}/{name}") for name in names] * 3)
+    lines = web.requests(r"\.bin")
+    assert len(lines) == 3 * len(names)
+    assert max(line["start"] for line in lines) < min(line["end"] for line in lines)
+
+
+def test_closing_from_another_thread_ends_a_wait(web, files):
+    web.fault(path=r"\.bin", times=1000, stall=0)
+    pieces = Fetcher({"timeout_s": 60}).get_many(files)
+    threading.Timer(0.3, pieces.close).start()
+    assert list(pieces) == []

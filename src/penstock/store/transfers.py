@@ -189,13 +189,7 @@ class Transfers:
             return
         if trip in delivery.under_way and not _other(trip, future):
             failure = meaning(error) if isinstance(error, Exception) else StoreError(str(error))
-            if type(trip) is Whole and isinstance(failure, RangesIgnored | OutsideObject):
-                trip.source.ranges = trip.source.ranges and not isinstance(failure, RangesIgnored)
-                trip.ask_for_all()
-                trip.running = None
-                self._persist(delivery, trip, None)
-            else:
-                self._persist(delivery, trip, failure)
+            self._persist(delivery, trip, None if _needs_no_range(trip, failure) else failure)
         self.pump()
 
     def _persisted(self, delivery: Delivery, trip: Trip, task: asyncio.Task[Any]) -> None:
@@ -206,7 +200,9 @@ class Transfers:
         if error is None:
             self._arrived(delivery, trip, task, *task.result())
         elif not _other(trip, task):
-            if isinstance(error, StoreError):
+            if _needs_no_range(trip, error.__cause__):
+                self._persist(delivery, trip, None)
+            elif isinstance(error, StoreError):
                 self._give_up(delivery, trip, error)
             else:
                 self._break(delivery, error)
@@ -289,6 +285,17 @@ class Transfers:
         else:
             self._slots.take()
             self._attempt(delivery, trip)
+
+
+def _needs_no_range(trip: Trip, failure: BaseException | None) -> bool:
+    """Tell whether a trip failed only because it asked for a range, and have it ask for all if so."""
+    if not isinstance(trip, Whole) or trip.start is None or not isinstance(failure, RangesIgnored | OutsideObject):
+        return False
+    if isinstance(failure, RangesIgnored):
+        trip.source.ranges = False
+    trip.ask_for_all()
+    trip.running = trip.hedge = None
+    return True
 
 
 def _failure(future: asyncio.Future[Any]) -> BaseException | None:
