@@ -182,14 +182,16 @@ def test_an_object_of_another_size_or_etag_than_recorded_is_an_error(web, files,
 
 
 @pytest.mark.parametrize("size", [2000, len(LONG)], ids=["short", "long"])
-def test_a_server_that_ignores_ranges_is_asked_for_whole_objects(web, fetcher, size):
+@pytest.mark.parametrize("known", [False, True], ids=["size unknown", "size known"])
+def test_a_server_that_ignores_ranges_is_asked_for_whole_objects(web, fetcher, size, known):
     names = [f"{number}.bin" for number in range(8)] if size < PIECE_BYTES else ["0.bin"]
     web.add_files(dict.fromkeys(names, LONG[:size]))
     web.fault(path=r"\.bin", times=1000, ignore_range=True)
     for _ in range(2):
-        assert fetch(fetcher, *[Wanted(f"{web.url}/{name}") for name in names]) == [LONG[:size]] * len(names)
+        wanted = [Wanted(f"{web.url}/{name}", size=size if known else None) for name in names]
+        assert fetch(fetcher, *wanted) == [LONG[:size]] * len(names)
     asked = web.requests(r"\.bin")
-    assert [line["range"] for line in asked[-len(names) :]] == [None] * len(names)
+    assert sum(line["range"] is None for line in asked) == 2 * len(names)
 
 
 def test_ranges_of_one_object_that_adjoin_travel_as_one(web, fetcher):

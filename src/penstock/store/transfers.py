@@ -23,7 +23,7 @@ from penstock.errors import StoreError
 from penstock.store import requests
 from penstock.store.objects import OutsideObject, RangesIgnored, meaning
 from penstock.store.pace import FLOOR_S
-from penstock.store.trips import Trip, Whole
+from penstock.store.trips import Part, Trip, Whole
 from penstock.store.wanted import Piece
 
 WATCH_S = FLOOR_S / 4
@@ -202,6 +202,12 @@ class Transfers:
         elif not _other(trip, task):
             if _needs_no_range(trip, error.__cause__):
                 self._persist(delivery, trip, None)
+            elif isinstance(trip, Part) and isinstance(error.__cause__, RangesIgnored) and trip.long.want.start is None:
+                trip.source.ranges = False
+                delivery.waiting.extendleft(trip.instead())
+                self._queue[delivery] = None
+                self._finish(delivery, trip)
+                self.pump()
             elif isinstance(error, StoreError):
                 self._give_up(delivery, trip, error)
             else:

@@ -239,6 +239,13 @@ class Part(Trip):
             pieces.append(self._piece(start - long.base, data))
         return pieces, more
 
+    def instead(self) -> Sequence[Trip]:
+        """Give the trip for all of the object, where the server ignores ranges; none if there is one already."""
+        if self.long.over:
+            return ()
+        self.long.over = True
+        return (Whole(self.source, self.path, self.long.number, self.long.want),)
+
     def _piece(self, offset: int, data: bytes) -> Piece:
         long = self.long
         assert long.size is not None
