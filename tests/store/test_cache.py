@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 import sqlite3
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -539,3 +540,15 @@ def test_a_copy_in_another_process_opens_the_same_folder(site, opened):
         site.forget()
         assert Path(copy.acquire(wanted(site, 1))[0]).read_bytes() == content(1)
         assert (copy.limit, site.requests()) == (1 << 20, [])
+
+
+def test_a_folder_that_can_only_be_read_is_refused(site, small_disk):
+    with open_cache(small_disk / "cache") as cache:
+        cache.acquire(wanted(site, 1))
+    del cache
+    gc.collect()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StoreError, match=r"cannot write.*choose a folder you may write to"):
+        open_cache(small_disk / "cache")
+    with pytest.raises(StoreError, match="cannot write"):
+        open_cache(small_disk / "another")
