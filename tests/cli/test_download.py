@@ -68,7 +68,7 @@ def test_options_reach_the_download(stories, tmp_path):
 BAD = {
     "split": (["hf://org/stories::tests"], "has no split 'tests'; it has train, validation"),
     "missing": (["hf://org/nothing"], "org/nothing"),
-    "scheme": (["ftp://host/a.csv"], "is not a store that penstock knows"),
+    "scheme": (["ftp2://host/a.csv"], "is not a store that penstock knows"),
     "file": (["nowhere.jsonl"], "nowhere.jsonl does not exist"),
     "size": (["hf://org/stories", "--storage-cap", "much"], "--storage-cap must be a number of bytes like 20GB"),
     "cap": (["hf://org/stories", "--storage-cap", "10kb"], "raise it, or take fewer samples"),

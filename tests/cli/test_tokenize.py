@@ -81,7 +81,7 @@ BAD_INPUT = {
     "corrupt": (corrupt_table, "a.parquet cannot be read as Parquet"),
     "field": (lambda folder: [folder / "a.jsonl", "--text-field", "body"], "its fields are 'text'"),
     "split": (lambda folder: [folder / "a.jsonl", "--splits", "tests"], "unknown split 'tests': the source has train"),
-    "url": (lambda folder: ["ftp://host/a.jsonl"], "ftp:// is not a store that penstock knows"),
+    "url": (lambda folder: ["ftp2://host/a.jsonl"], "ftp2:// is not a store that penstock knows"),
     "tokenizer": (lambda folder: [folder / "a.jsonl", "--tokenizer", folder / "no.json"], "no.json does not exist"),
 }
 
