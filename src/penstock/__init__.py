@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": (
-        "AccessDenied BadBlock BadManifest BadRecord ConfigError FormatError LedgerError LoaderClosed LoaderTimeout "
-        "ObjectChanged ObjectMissing PenstockError PlanError SampleError StaleClaim StateMismatch StoreError "
+        "AccessDenied BadBlock BadManifest BadMedia BadRecord ConfigError FormatError LedgerError LoaderClosed "
+        "LoaderTimeout ObjectChanged ObjectMissing PenstockError PlanError SampleError StaleClaim StateMismatch StoreError "
         "StoreUnavailable WorkerDied"
     ),
     "types": "Dataset World",

@@ -73,6 +73,23 @@ class BadRecord(FormatError):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+class BadMedia(FormatError):
+    """An image, a sound, a video or an array of numbers cannot be decoded, or is larger than allowed.
+
+    Attributes:
+        path: the file; for bytes in memory, how many there are.
+        reason: a short stable word: "empty", "truncated", "not-an-image", "too-large", "corrupt", "missing", …
+    """
+
+    def __init__(self, message: str, *, path: str, reason: str) -> None:
+        super().__init__(message)
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
 class PlanError(PenstockError, ValueError):
     """An order was asked for something outside its range."""
 
