@@ -31,6 +31,7 @@ _HOMES = {
     "store.ranged_file": "open_file",
     "transforms.tokenizer": "Tokenizer",
     "transforms.tokenize_text": "TokenizeText",
+    "transforms.audio": "DecodeAudio audio_pipeline",
     "prep.blocks": "process_raw_dataset_to_blocks",
     "prep.download": "download_dataset",
     "prep.search": "search_datasets training_support",

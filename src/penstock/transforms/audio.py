@@ -1,0 +1,152 @@
+"""A sound in a file → a crop of it as numbers.
+
+    path | bytes ──[crop: only these frames]──▶ mono ──▶ resample ──▶ pad ──▶ float32 [channels, frames]
+
+The frames of a crop are those of the whole sound, decoded, made mono and resampled: where the file allows, only
+they and the few around them that a resampler looks at are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from penstock.errors import ConfigError
+from penstock.transforms.audio_clip import Clip, read_clip
+from penstock.transforms.audio_crop import BY_LENGTH, BY_LOUDNESS
+from penstock.transforms.audio_source import open_audio
+from penstock.transforms.media import describe, take_field
+from penstock.transforms.media_options import check_above_0, check_choice, seconds_of
+from penstock.types import check_int
+
+CROPS = (*BY_LENGTH, *BY_LOUDNESS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeAudio:
+    """Decode a sound, or a crop of it: float32 [channels, frames] in [-1, 1].
+
+    Beside the sound a sample gets `{out}_sample_rate`, `{out}_start` (where the crop begins in the whole sound, in
+    frames of the result's rate) and `{out}_frames` (how many frames are sound and not padding): ints. If the field is
+    None, all four are.
+
+    Args:
+        field: where the sample has a path, bytes, or a seekable binary file.
+        out: where the sound goes; None: into the same field.
+        sample_rate: frames a second of the result; None: the file's.
+        mono: the mean of the channels, as [1, frames].
+        seconds: length of the crop; None: as `frames` says.
+        frames: length of the crop, in frames of the result; None too: the whole sound.
+        crop: "start", "random" (needs rng), "random_loud" (needs rng: at least half as loud as the loudest),
+            "max_mean" (the loudest), "max_center" (around the loudest frame). Loudness is the mean of the absolute
+            values; choosing by it decodes the whole sound.
+        offset: where "start" begins, in seconds, or the name of the field that says so.
+        short: what becomes of a sound shorter than the crop: "pad" (zeros at the end), "keep", or "error".
+        quality: soxr's.
+        max_seconds: the most that is decoded of one sound.
+        required: None in the field is an error.
+
+    Raises:
+        ConfigError: an option cannot work; from a call: a package is missing, or `rng` is.
+        ObjectMissing, StoreError: from a call: there is no such file, or it can't be read.
+        BadMedia: from a call: "empty", "not-audio", "no-audio", "truncated", "corrupt", "not-finite", "too-large",
+            "too-short", "missing".
+    """
+
+    field: str = "audio"
+    out: str | None = None
+    sample_rate: int | None = None
+    mono: bool = False
+    seconds: float | None = None
+    frames: int | None = None
+    crop: str = "start"
+    offset: float | str = 0.0
+    short: str = "pad"
+    quality: str = "HQ"
+    max_seconds: float = 1800.0
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sample_rate is not None:
+            check_int("sample_rate", self.sample_rate, minimum=1)
+        if self.frames is not None:
+            check_int("frames", self.frames, minimum=1)
+        if self.frames is not None and self.seconds is not None:
+            raise ConfigError("give the length of a crop as seconds or as frames, not both")
+        check_above_0("seconds", self.seconds)
+        check_above_0("max_seconds", self.max_seconds)
+        check_choice("crop", self.crop, CROPS)
+        check_choice("short", self.short, ("pad", "keep", "error"))
+        check_choice("quality", self.quality, ("QQ", "LQ", "MQ", "HQ", "VHQ"))
+        if self.crop != "start" and self.offset != 0:
+            raise ConfigError(f'offset says where crop="start" begins, crop={self.crop!r} chooses for itself')
+        if self.crop != "start" and self.frames is None and self.seconds is None:
+            raise ConfigError(f"crop={self.crop!r} needs a length: seconds or frames")
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """Decode the sound of a sample."""
+        value = take_field(sample, self.field, required=self.required)
+        out = self.out or self.field
+        if value is None:
+            return with_clip(sample, out, None)
+        return with_clip(sample, out, self.read(value, seconds_of(sample, self.offset), rng))
+
+    def read(self, value: Any, offset: float = 0.0, rng: np.random.Generator | None = None) -> Clip:
+        """Decode one sound: what a call does to a field.
+
+        Args:
+            value: a path, bytes, or a seekable binary file.
+            offset: where crop="start" begins, in seconds.
+            rng: what the random crops draw from.
+        """
+        source = open_audio(value)
+        try:
+            return read_clip(source, self, describe(value), offset, rng)
+        finally:
+            source.close()
+
+
+def audio_pipeline(
+    field: str = "audio",
+    *,
+    sample_rate: int = 16_000,
+    seconds: float = 10.0,
+    crop: str = "random",
+    mono: bool = True,
+    **options: Any,
+) -> list[Callable[..., Any]]:
+    """Give the transforms of most datasets of sounds: one crop of fixed length each, ready to be stacked.
+
+    Args:
+        field: where the sample has a path, bytes, or a seekable binary file.
+        sample_rate: see `DecodeAudio`.
+        seconds: see `DecodeAudio`.
+        crop: see `DecodeAudio`.
+        mono: see `DecodeAudio`.
+        options: the others of `DecodeAudio`.
+
+    Returns:
+        Transforms for `StreamingDataset(transforms=…)`; a sample gets float32 [1, sample_rate × seconds] in `field`.
+
+    Raises:
+        ConfigError: an option cannot work.
+
+    >>> [type(transform).__name__ for transform in audio_pipeline(seconds=2)]
+    ['DecodeAudio']
+    """
+    return [DecodeAudio(field=field, sample_rate=sample_rate, seconds=seconds, crop=crop, mono=mono, **options)]
+
+
+def with_clip(sample: Mapping[str, Any], out: str, clip: Clip | None) -> dict[str, Any]:
+    """Give the sample with a crop and what is to be known of it; None in all four fields if there is no sound."""
+    data, sample_rate, start, frames = clip or (None, None, None, None)
+    return {
+        **sample,
+        out: data,
+        f"{out}_sample_rate": sample_rate,
+        f"{out}_start": start,
+        f"{out}_frames": frames,
+    }

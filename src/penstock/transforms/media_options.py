@@ -1,0 +1,38 @@
+"""Options that media transforms share: words out of a list, lengths of time, places in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.errors import ConfigError
+from penstock.transforms.media import take_field
+
+
+def seconds_of(sample: Mapping[str, Any], offset: float | str) -> float:
+    """Give an offset that is a number, or in the field of that name, in seconds.
+
+    Raises:
+        ConfigError: there is no such field, or it holds no number from 0 on.
+    """
+    value = take_field(sample, offset) if isinstance(offset, str) else offset
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(f"an offset is a number of seconds from 0 on, {offset!r} is {value!r}")
+    return seconds
+
+
+def check_above_0(name: str, value: float | None) -> None:
+    """Refuse lengths of time that are none."""
+    if value is not None and not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be above 0, got {value!r}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is none of those known."""
+    if value not in choices:
+        raise ConfigError(f"{name} is one of {', '.join(choices)}, got {value!r}")
