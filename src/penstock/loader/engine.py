@@ -60,10 +60,11 @@ class InlineEngine:
                     del rows, batch
                     continue
                 ids = share.ids[step]
-                part = self._recipe.part(share.epochs, ids)
+                epochs = share.epochs(step)
+                part = self._recipe.part(epochs, ids)
                 # Each step made alone tells anew whether this dataset gives arrays.
                 group = 2 if is_table(part.rows) else 1
-                delivery = delivered(self._recipe.assemble(share.epochs, ids, [part]), share, step, self._recipe)
+                delivery = delivered(self._recipe.assemble(epochs, ids, [part]), share, step, self._recipe)
                 del part
                 yield delivery
                 del delivery
@@ -75,7 +76,7 @@ class InlineEngine:
     def _gathered(self, share: Share, step: int, steps: int) -> Any:
         """Fetch several steps in one call; None where they must be made one by one."""
         try:
-            part = self._recipe.part(share.epochs, share.ids[step : step + steps].ravel())
+            part = self._recipe.part(share.epochs(step, steps), share.ids[step : step + steps].ravel())
         except SampleError:
             # The steps before the failing one are still owed: made alone, each gets its own verdict.
             return None

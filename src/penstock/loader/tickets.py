@@ -30,7 +30,7 @@ class Ticket:
     @property
     def epochs(self) -> int | np.ndarray:
         """The epoch of the step's ids: one for all, or int64 [b]."""
-        return self.share.epochs
+        return self.share.epochs(self.step)
 
     @property
     def cursor(self) -> Cursor:

@@ -115,7 +115,7 @@ def _serve(wire: Wire, recipe: Recipe, share_at: ShareAt) -> None:
 def _packed(slabs: SlabWriter, recipe: Recipe, share: Share | None) -> tuple[Parcel, tuple[int, ...]]:
     """Make the batch of a share's one step and pack it."""
     assert share is not None
-    made = recipe.make(share.epochs, share.ids[0])
+    made = recipe.make(share.epochs(0), share.ids[0])
     try:
         return slabs.pack(made)
     except Exception as error:

@@ -49,12 +49,11 @@ class Share:
     repeats: int = 0
     """How many of the last ids of the last step are there only to keep ranks in step."""
     carried: np.ndarray | None = None
-    """int64 [b], the epoch each id belongs to, where the step is one that carries over; None: all to `epoch`."""
+    """int64 [steps, b], the epoch each id belongs to, where some may be of another; None: all to `epoch`."""
 
-    @property
-    def epochs(self) -> int | np.ndarray:
-        """The epoch of every id of a step: one for all, or int64 [b]."""
-        return self.epoch if self.carried is None else self.carried
+    def epochs(self, step: int, steps: int = 1) -> int | np.ndarray:
+        """Give the epoch of every id of some steps: one for all, or int64 [steps · b]."""
+        return self.epoch if self.carried is None else self.carried[step : step + steps].ravel()
 
     def after(self, step: int) -> Cursor:
         """Give the cursor once `step` (from 0) has been handed out."""
@@ -135,8 +134,8 @@ class Plan:
         steps = np.arange(min(full, max_steps)) * self.global_batch  # [steps]
         slots = world.dp_rank + world.dp_size * np.arange(rows)  # [b]
         offsets = start + steps[:, None] + slots  # [steps, b]
-        ids = self.order.ids(cursor.epoch, offsets)
-        return Share(epoch=cursor.epoch, start=start, taken=self.global_batch, ids=ids)
+        ids, epochs = places(self.order, cursor.epoch, offsets)
+        return Share(epoch=cursor.epoch, start=start, taken=self.global_batch, ids=ids, carried=epochs)
 
     def next_epoch(self, cursor: Cursor) -> Cursor:
         """Give the start of the epoch after the cursor's: past what a last batch carried over from it."""
@@ -164,13 +163,21 @@ class Plan:
         epochs, offsets = np.divmod(cursor.samples + slots, self.num_samples)
         if self.remainder != "carry":
             epochs = np.zeros_like(epochs)
-        ids = np.empty_like(offsets)
+        ids, passes, are_own = np.empty_like(offsets), cursor.epoch + epochs, not epochs.any()
         for epoch in np.unique(epochs).tolist():
             chosen = epochs == epoch
-            ids[chosen] = self.order.ids(cursor.epoch + epoch, offsets[chosen])
-        carried = cursor.epoch + epochs if epochs.any() else None
+            ids[chosen], own = places(self.order, cursor.epoch + epoch, offsets[chosen])
+            if own is not None:
+                passes[chosen], are_own = own, False
+        carried = None if are_own else passes[None]
         # Only carried samples move the cursor past the epoch's end; repeats belong to nobody.
         taken = filled if self.remainder == "carry" else left
         return Share(
             epoch=cursor.epoch, start=cursor.samples, taken=taken, ids=ids[None], repeats=repeats, carried=carried
         )
+
+
+def places(order: Order, epoch: int, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give the ids at offsets of an epoch, and the epoch of each where an order's samples have epochs of their own."""
+    own = getattr(order, "places", None)
+    return (order.ids(epoch, offsets), None) if own is None else own(epoch, offsets)
