@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock.datasets.documents import documents_digest, ends_of_documents
-from penstock.datasets.windows import ReusedBuffers
 from penstock.errors import BadBlock, ConfigError, PlanError
 from penstock.formats.tokens import docs_path, open_bin
 from penstock.plan.packing import PACKING_NAME, WINDOW, pack
 from penstock.transforms.pad import IGNORED
+from penstock.transforms.reused_buffers import ReusedBuffers
 from penstock.types import check_int
 
 if TYPE_CHECKING:

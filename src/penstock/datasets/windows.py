@@ -9,15 +9,12 @@ file, and a core fetches many places of memory at once if it is asked for one ri
 
 from __future__ import annotations
 
-import sys
-import threading
-
 import numpy as np
+
+from penstock.transforms.reused_buffers import ReusedBuffers
 
 SCRATCH_BYTES = 256 * 1024
 """What is gathered before it is widened; more would fall out of the core's own cache in between."""
-
-_KEPT_BUFFERS = 8
 
 
 class WindowReader:
@@ -51,42 +48,3 @@ class WindowReader:
             scratch = self._windows[starts[row : row + self._rows]].view(self._tokens.dtype)
             out[row : row + self._rows] = scratch.reshape(-1, self._length)
         return out
-
-
-class ReusedBuffers:
-    """int64 arrays that are handed out again when nothing but this pool refers to them.
-
-    The first touch of fresh memory costs far more than writing to it, so a loader that allocated
-    every batch would spend most of its time in page faults. A tensor, a view or a batch in flight
-    keeps its buffer out of the pool's reach by holding a reference: nothing is ever overwritten.
-    """
-
-    def __init__(self) -> None:
-        self._buffers: list[np.ndarray] = []
-        self._lock = threading.Lock()
-
-    def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Give an array of a shape, contents undefined."""
-        with self._lock:
-            for buffer in self._buffers:
-                if buffer.shape == shape and sys.getrefcount(buffer) <= _UNSHARED:
-                    return buffer
-            buffer = np.empty(shape, np.int64)
-            self._buffers.append(buffer)
-            # Forgetting one frees it as soon as whoever holds it lets go.
-            del self._buffers[:-_KEPT_BUFFERS]
-            return buffer
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return ReusedBuffers, ()
-
-
-def _count_unshared() -> int:
-    """Measure what getrefcount says of an array that one list holds, asked as `take` asks."""
-    buffers = [np.empty(1)]
-    for buffer in buffers:
-        return sys.getrefcount(buffer)
-    raise AssertionError
-
-
-_UNSHARED = _count_unshared()

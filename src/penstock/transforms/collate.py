@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from penstock.errors import ConfigError
+from penstock.transforms.reused_buffers import ReusedBuffers
+
 _WHOLE = {int, bool}
 
 
@@ -45,6 +48,109 @@ def stack_present(samples: Sequence[Any]) -> Any:
         return stack(samples)
     present = stack([{name: value for name, value in sample.items() if name not in missing} for sample in samples])
     return {name: _column(samples, name, "samples") if name in missing else present[name] for name in samples[0]}
+
+
+class Collate:
+    """Make a batch of samples that are dicts, each field in its own way; what is not named is stacked as by `stack`.
+
+    Arrays are written into memory that is used again once nobody holds the batch it was for: as a loader's
+    `collate_fn` this spares the cost of touching new memory with every batch. The loader makes tensors of them.
+
+    Args:
+        pad: field → fill value: arrays of unequal shapes are laid into [n, largest …], each at the start of every axis,
+            and int64 [n, axes] `<field>_shape` says how much of each is real.
+        ragged: fields whose arrays [k, …] of unequal k are joined to [sum of k, …]; int64 [n + 1] `<field>_offsets`
+            says where each begins and the last ends.
+        keep: fields that stay a list of n, as texts do anyway.
+        groups: a field by whose values the batch is parted: {value: batch}, in the order in which values come first.
+
+    A field that is None in some samples stays a list of n.
+
+    Raises:
+        ValueError: shapes, types or keys do not go together; says where.
+
+    >>> batch = Collate(pad={"x": -1})([{"x": np.arange(3), "name": "a"}, {"x": np.arange(1), "name": "b"}])
+    >>> batch["x"].tolist(), batch["x_shape"].tolist(), batch["name"]
+    ([[0, 1, 2], [0, -1, -1]], [[3], [1]], ['a', 'b'])
+    """
+
+    gives_arrays = True
+
+    def __init__(
+        self,
+        *,
+        pad: Mapping[str, float] | None = None,
+        ragged: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        groups: str | None = None,
+    ) -> None:
+        if isinstance(ragged, str) or isinstance(keep, str):
+            raise ConfigError(f"ragged and keep are lists of fields, got {ragged!r} and {keep!r}")
+        self._pad = dict(pad or {})
+        self._ragged, self._keep, self._groups = frozenset(ragged), frozenset(keep), groups
+        named = [*self._pad, *self._ragged, *self._keep]
+        if len(set(named)) < len(named):
+            raise ConfigError(f"a field is padded, ragged or kept, one of them; got {named}")
+        self._buffers: dict[str, ReusedBuffers] = {}
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[Any, Any]:
+        """Make one batch, or one for each group."""
+        if self._groups is None:
+            return self._batch(samples)
+        parts: dict[Any, list[Mapping[str, Any]]] = {}
+        for sample, value in zip(samples, _column(samples, self._groups, "samples"), strict=True):
+            parts.setdefault(value, []).append(sample)
+        return {value: self._batch(part) for value, part in parts.items()}
+
+    def _batch(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = {}
+        for name in samples[0]:
+            values = _column(samples, name, "samples")
+            if name in self._keep or any(value is None for value in values):
+                batch[name] = values
+            elif name in self._pad:
+                batch[name], batch[f"{name}_shape"] = self._padded(name, [np.asarray(value) for value in values])
+            elif name in self._ragged:
+                batch[name], batch[f"{name}_offsets"] = self._joined(name, [np.asarray(value) for value in values])
+            else:
+                batch[name] = self._stacked(name, values)
+        if extra := {name for sample in samples for name in sample} - set(samples[0]):
+            raise ValueError(f"some samples have {sorted(map(str, extra))}, the first one has not")
+        return batch
+
+    def _stacked(self, name: str, values: list[Any]) -> Any:
+        first = values[0]
+        if not isinstance(first, np.ndarray) or first.dtype == object:
+            return _stack(values, f"samples[{name!r}]")
+        if any(getattr(value, "dtype", None) != first.dtype or value.shape != first.shape for value in values):
+            return _stack(values, f"samples[{name!r}]")
+        return np.stack(values, out=self._take(name, (len(values), *first.shape), first.dtype))
+
+    def _padded(self, name: str, values: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        self._check(name, values, axes=1, same=0)
+        shapes = np.array([value.shape for value in values], np.int64).reshape(len(values), -1)
+        padded = self._take(name, (len(values), *shapes.max(axis=0).tolist()), values[0].dtype)
+        padded[:] = self._pad[name]
+        for row, value in zip(padded, values, strict=True):
+            row[tuple(map(slice, value.shape))] = value
+        return padded, shapes
+
+    def _joined(self, name: str, values: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        self._check(name, values, axes=1, same=1)
+        offsets = np.zeros(len(values) + 1, np.int64)
+        np.cumsum([len(value) for value in values], out=offsets[1:])
+        joined = self._take(name, (int(offsets[-1]), *values[0].shape[1:]), values[0].dtype)
+        return np.concatenate(values, out=joined), offsets
+
+    def _check(self, name: str, values: list[np.ndarray], *, axes: int, same: int) -> None:
+        """Raise ValueError unless arrays have as many axes, some of them as long, and one type of numbers."""
+        kinds = {(value.dtype, value.ndim, value.shape[1:] if same else ()) for value in values}
+        if len(kinds) > 1 or values[0].ndim < axes or values[0].dtype.kind not in "biufc":
+            found = sorted({f"{value.dtype} {list(value.shape)}" for value in values})
+            raise ValueError(f"samples[{name!r}] are {found[:8]}, which can't be {'joined' if same else 'padded'}")
+
+    def _take(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return self._buffers.setdefault(name, ReusedBuffers()).take(shape, dtype)
 
 
 def _stack(values: Sequence[Any], path: str) -> Any:
