@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from penstock.loader.recipe import each_epoch
+from penstock.loader.turns import Turns
 from penstock.plan.plan import Cursor, Share
 from penstock.transforms.chain import takes
 
@@ -53,7 +54,9 @@ class Hints:
         ids = np.concatenate([share.ids.ravel() for share in shares])
         try:
             if self._by_epoch:
-                epochs = np.concatenate([each_epoch(share.epochs, share.ids.ravel()) for share in shares])
+                epochs = np.concatenate(
+                    [each_epoch(share.epochs(0, len(share.ids)), share.ids.ravel()) for share in shares]
+                )
                 self._dataset.prefetch(ids, epochs=epochs)
             else:
                 self._dataset.prefetch(ids)
@@ -68,10 +71,16 @@ class Hints:
 
 
 class HintThread:
-    """Tells a dataset what comes from a thread of its own, so that neither trainer nor workers wait for it."""
+    """Tells a dataset what comes from a thread of its own, so that neither trainer nor workers wait for it.
 
-    def __init__(self, hints: Hints) -> None:
+    Args:
+        hints: takes them.
+        turns: of the threads of the same lane.
+    """
+
+    def __init__(self, hints: Hints, turns: Turns | None = None) -> None:
         self._hints = hints
+        self._turns = turns or Turns()
         self._queue: SimpleQueue[Share | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="penstock-hints", daemon=True)
         self._thread.start()
@@ -101,7 +110,11 @@ class HintThread:
     def _work(self) -> None:
         while (share := self._queue.get()) is not None:
             more = self._taken()
-            self._hints([share, *(other for other in more if other is not None)])
+            start = self._turns.begin()
+            try:
+                self._hints([share, *(other for other in more if other is not None)])
+            finally:
+                self._turns.pass_on(start)
             if None in more:
                 return
 
@@ -147,4 +160,6 @@ def _cut(share: Share) -> Iterator[Share]:
         yield share
         return
     for first in range(0, len(share.ids), steps):
-        yield replace(share, start=share.start + first * share.taken, ids=share.ids[first : first + steps])
+        cut = slice(first, first + steps)
+        carried = None if share.carried is None else share.carried[cut]
+        yield replace(share, start=share.start + first * share.taken, ids=share.ids[cut], carried=carried)

@@ -70,7 +70,8 @@ class Recipe:
         transforms: applied in turn to each sample, after the dataset's own `transforms` if it has any: one chain, see
             `transforms.chain`. A sample of which nothing comes out is left out, reason "filtered".
         collate: list of samples → batch, handed out as it is. None: the dataset's own `collate`, else
-            `transforms.collate.stack`; a dict of arrays from `fetch` is a batch already. Their arrays become tensors.
+            `transforms.collate.stack`; a dict of arrays from `fetch` is a batch already. Their arrays become tensors, and
+            those of a collate with `gives_arrays`, as `transforms.collate.Collate` has.
         on_error: what a failing sample leads to.
         seed: key of the transforms' and substitutes' randomness.
     """
@@ -86,7 +87,7 @@ class Recipe:
     ) -> None:
         self.dataset = dataset
         self.chain = Chain((*transforms_of(dataset), *transforms), seed=seed)
-        self.gives_arrays = collate is None
+        self.gives_arrays = collate is None or bool(getattr(collate, "gives_arrays", False))
         self.keeps_arrays = collate is None and not self.chain and not hasattr(dataset, "collate")
         self.collate: Callable[[list[Any]], Any] = getattr(dataset, "collate", stack) if collate is None else collate
         self.on_error = on_error
@@ -117,9 +118,18 @@ class Recipe:
             rows = _as_samples(rows, len(ids))
         if not self.chain and not (self._filters and None in rows) and not self._any_failed(rows):
             return Part(rows=rows)
-        part = Part(rows=[])
+        made: list[Any] = []
+        part = Part(rows=made)
         for epoch, id_, sample in zip(_each(epochs, ids), ids.tolist(), rows, strict=True):
-            self._settle(part, epoch, id_, partial(self._transform, epoch, id_, sample))
+            try:
+                samples = self._transform(epoch, id_, sample)
+            except SampleError as error:
+                self._settle(part, epoch, id_, partial(_raised, error))
+                continue
+            if samples:
+                made += samples
+            else:
+                self._settle(part, epoch, id_, list)
         return part
 
     def assemble(self, epochs: int | np.ndarray, ids: np.ndarray, parts: Sequence[Part]) -> Made:
@@ -260,6 +270,11 @@ class Recipe:
         hint = '; on_error="skip" or "substitute" goes on without it' if can_go_on else ""
         message = f"{what or f'sample {id_}'} of {name} failed in {stage}: {reason}: {cause}{hint}"
         return SampleError(message, dataset=name, key=id_, stage=stage, reason=reason)
+
+
+def _raised(error: SampleError) -> list[Any]:
+    """Fail as a sample did already."""
+    raise error
 
 
 def transforms_of(dataset: Any) -> tuple[Callable[..., Any], ...]:

@@ -1,7 +1,7 @@
 """The thread lane: for work that releases the GIL, such as waiting, decoding and numpy.
 
-A step is cut into parts of a few samples, so that the threads work on one batch together and the
-first batch comes after one round trip; whoever finishes a step's last part collates it. Threads
+The first steps are cut into parts of a few samples, so that the threads work on one batch together and
+it comes after one round trip; whoever finishes a step's last part collates it. Threads
 are daemons: one stuck in a user's code can be abandoned, never waited for.
 """
 
@@ -17,6 +17,7 @@ from penstock.errors import LoaderClosed, LoaderTimeout
 from penstock.loader.hints import Hints, HintThread
 from penstock.loader.recipe import Made, Part, Recipe
 from penstock.loader.tickets import CLOSED_MEANWHILE, Ticket
+from penstock.loader.turns import Turns
 from penstock.plan.plan import Share
 
 PART_SIZE = 16
@@ -47,6 +48,7 @@ class ThreadLane:
         self._queue: SimpleQueue[tuple[_Job, int] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._splits = True
+        self._turns = Turns()
         self._hinting: HintThread | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"penstock-{j}", daemon=True) for j in range(num_workers)
@@ -57,13 +59,15 @@ class ThreadLane:
     def tell(self, share: Share) -> None:
         """Pass a hint on to the dataset, in a thread that there is for it from the first hint on."""
         if self._hinting is None:
-            self._hinting = HintThread(Hints(self._recipe.dataset))
+            self._hinting = HintThread(Hints(self._recipe.dataset), self._turns)
         self._hinting.tell(share)
 
     def submit(self, ticket: Ticket) -> None:
         """Queue the parts of a ticket."""
         count = len(ticket.ids)
-        size = PART_SIZE if self._splits else count
+        # Where there are enough batches to work on, a thread makes one alone: many that make small parts wait for the
+        # interpreter, and for each other.
+        size = PART_SIZE if self._splits and len(self._jobs) < len(self._threads) else count
         parts = -(-count // size)
         job = self._jobs[ticket.number] = _Job(ticket=ticket, parts=[None] * parts, size=size, missing=parts)
         for part in range(parts):
@@ -133,7 +137,7 @@ class ThreadLane:
 
     def _make(self, job: _Job, part: int) -> None:
         """Make one part, and the batch if it was the last one missing."""
-        ticket = job.ticket
+        ticket, start = job.ticket, self._turns.begin()
         try:
             if not any(failed < part for failed in tuple(job.errors)):
                 mine = slice(part * job.size, (part + 1) * job.size)
@@ -141,6 +145,8 @@ class ThreadLane:
                 job.parts[part] = self._recipe.part(epochs, ticket.ids[mine])
         except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer's thread
             job.errors[part] = error
+        finally:
+            self._turns.end(start, min(job.size, len(ticket.ids)))
         with self._lock:
             job.missing -= 1
             last = job.missing == 0

@@ -33,6 +33,8 @@ class Chain:
 
     def __init__(self, transforms: Sequence[Callable[..., Any]], *, seed: int = 0, stream: str = "transform") -> None:
         self._links = [(transform, takes(transform, "rng")) for transform in transforms]
+        self._only = self._links[0][0] if len(self._links) == 1 and not self._links[0][1] else None
+        """The transform, where there is but one and it draws no numbers: the way that most samples go."""
         self._seed = seed
         self._stream = stream
 
@@ -45,7 +47,10 @@ class Chain:
         Raises:
             Exception: whatever a transform raises.
         """
-        return self._run(sample, epoch, id_)[0]
+        if self._only is None:
+            return self._run(sample, epoch, id_)[0]
+        result = self._only(_own(sample))
+        return [result] if type(result) is dict else _several(result)[0]
 
     def one(self, sample: Any, epoch: int, id_: int) -> Any:
         """Run the chain on a sample asked for by itself: one comes out, a list if a transform gave several, or None.
@@ -65,12 +70,20 @@ class Chain:
             ready, samples = samples, []
             for one in ready:
                 result = transform(one, **keyed)
-                if isinstance(result, list | Iterator):
-                    fans_out = True
-                    samples.extend(result)
-                elif result is not None:
+                if type(result) is dict:
                     samples.append(result)
+                    continue
+                several, are_several = _several(result)
+                samples += several
+                fans_out |= are_several
         return samples, fans_out
+
+
+def _several(result: Any) -> tuple[list[Any], bool]:
+    """List what a transform gave, and tell whether it gave several at a time, however many they were."""
+    if isinstance(result, list | Iterator):
+        return list(result), True
+    return ([] if result is None else [result]), False
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
@@ -85,7 +98,8 @@ def _own(sample: Any) -> Any:
     """Give a transform arrays of its own, to change in place: those of `fetch` may share memory, as labels do."""
     if not isinstance(sample, dict):
         return sample
-    return {
-        name: value.copy() if isinstance(value, np.ndarray) and value.base is not None else value
-        for name, value in sample.items()
-    }
+    own = {**sample}
+    for name, value in sample.items():
+        if isinstance(value, np.ndarray) and value.base is not None:
+            own[name] = value.copy()
+    return own
