@@ -70,8 +70,8 @@ class Recipe:
         transforms: applied in turn to each sample, after the dataset's own `transforms` if it has any: one chain, see
             `transforms.chain`. A sample of which nothing comes out is left out, reason "filtered".
         collate: list of samples → batch, handed out as it is. None: the dataset's own `collate`, else
-            `transforms.collate.stack`; a dict of arrays from `fetch` is a batch already. Their arrays become tensors, and
-            those of a collate with `gives_arrays`, as `transforms.collate.Collate` has.
+            `transforms.collate.stack`; a dict of arrays from `fetch` is a batch already. Their arrays become
+            tensors, and so do those of a collate that says `gives_arrays`, such as `transforms.collate.Collate`.
         on_error: what a failing sample leads to.
         seed: key of the transforms' and substitutes' randomness.
     """

@@ -202,6 +202,25 @@ class NormalizeImage:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelsFirst:
+    """Lay an image [H, W, C] out as [C, H, W], contiguous, of the same type.
+
+    >>> ChannelsFirst()({"image": np.zeros((2, 4, 3), np.uint8)})["image"].shape
+    (3, 2, 4)
+    """
+
+    field: str = "image"
+    out: str | None = None
+
+    def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the sample with the image laid out so."""
+        image = take_field(sample, self.field)
+        if image is not None:
+            image = np.ascontiguousarray(check_pixels(image, self.field).transpose(2, 0, 1))
+        return {**sample, self.out or self.field: image}
+
+
+@dataclass(frozen=True, slots=True)
 class FitBucket:
     """Scale and cut an image [H, W, C] to that of some sizes whose shape is closest to its own.
 

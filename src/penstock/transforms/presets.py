@@ -1,0 +1,232 @@
+"""Chains of transforms that most people want, by name.
+
+Each gives a list for `transforms=` of a dataset or `transform=` of a loader; what is in it can be
+looked at, changed, and run by hand with `Chain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from penstock.errors import ConfigError
+from penstock.transforms.captions import ReadText, SampleText
+from penstock.transforms.image import DecodeImage, Method
+from penstock.transforms.image_augment import ChannelsFirst, FitBucket, FlipImage, NormalizeImage, RandomResizedCrop
+from penstock.transforms.image_shapes import Fit, Size
+from penstock.transforms.latents import LoadLatent, SampleEmbedding, SampleLatent
+from penstock.transforms.media import MAX_PIXELS
+from penstock.transforms.metadata import (
+    Cast,
+    ClassId,
+    Constants,
+    Filter,
+    Gather,
+    LoadJson,
+    OneHot,
+    PickSubfield,
+    Rename,
+)
+from penstock.transforms.tokenize_text import TokenizeText
+
+Transform = Callable[..., Any]
+
+
+def image_pipeline(
+    size: Size | None = None,
+    *,
+    field: str = "image",
+    out: str | None = None,
+    augment: bool = False,
+    buckets: Sequence[tuple[int, int]] | None = None,
+    flip: float | None = None,
+    fit: Fit = "cover",
+    method: Method = "area",
+    mode: Literal["RGB", "RGBA", "L"] = "RGB",
+    layout: Literal["hwc", "chw"] = "chw",
+    normalize: tuple[Any, Any] | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+    required: bool = False,
+) -> list[Transform]:
+    """Make images ready to train on: decoded, scaled, cut, mirrored.
+
+    Args:
+        size: of the result: a side, or (height, width). None: as they are.
+        field: the field that holds a path, or bytes.
+        out: the field to write; None: the same.
+        augment: a part of random area and shape, in place of `fit`.
+        buckets: sizes, of which each image gets the one nearest to its shape, in place of `size`; its number goes to
+            the field "bucket".
+        flip: probability of mirroring left to right. None: 0.5 with `augment`, else 0.
+        fit: how an image becomes `size`, see `ResizeImage`.
+        method: how it is scaled, see `ResizeImage`.
+        mode: "RGB", "L" (grey) or "RGBA".
+        layout: "chw": [3, H, W], as torch's models want it, or "hwc".
+        normalize: (mean, std) of numbers in [0, 1], one each or one a channel: the result is float32. None: uint8.
+        max_pixels: refuse more, by the header. None: no limit.
+        required: None is an error, instead of None.
+
+    Returns:
+        Transforms: path | bytes → uint8, or float32, [3, H, W].
+
+    Raises:
+        ConfigError: an argument cannot work, or two contradict each other.
+    """
+    if buckets and (augment or size is not None):
+        raise ConfigError("buckets= say the sizes and keep an image's shape: leave out size= and augment=")
+    if augment and size is None:
+        raise ConfigError("augment=True needs a size=")
+    out = out or field
+    flip = (0.5 if augment else 0.0) if flip is None else flip
+    scaled = None if augment else size
+    chain: list[Transform] = [
+        DecodeImage(
+            field, out, size=scaled, fit=fit, method=method, mode=mode, max_pixels=max_pixels, required=required
+        )
+    ]
+    if augment and size is not None:
+        chain.append(RandomResizedCrop(size, out, method=method))
+    if buckets:
+        chain.append(FitBucket(buckets, out, method=method))
+    if flip:
+        chain.append(FlipImage(out, p=flip))
+    if normalize is not None:
+        chain.append(NormalizeImage(out, mean=normalize[0], std=normalize[1], layout=layout))
+    elif layout == "chw":
+        chain.append(ChannelsFirst(out))
+    return chain
+
+
+def image_latent_pipeline(
+    field: str = "latent",
+    *,
+    out: str | None = None,
+    key: str | Mapping[str, str] | None = None,
+    sample: bool = True,
+    spread_field: str | None = None,
+    spread: Literal["std", "logvar"] = "std",
+    axis: int = 0,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    random: bool = True,
+    required: bool = False,
+) -> list[Transform]:
+    """Make an image encoder's latents ready to train on: loaded, checked for NaN, drawn from their distribution.
+
+    Args:
+        field: the field that holds a path, or bytes, of .npy, .npz, .safetensors or .pt.
+        out: the field to write; None: the same.
+        key: see `LoadLatent`; a mapping {"mean": "latent", "std": "latent_std"} loads two arrays of a file.
+        sample: draw; False: the file holds the latent itself, or what a model wants as it is.
+        spread_field: the field with the spread, where `field` is the mean alone.
+        spread: what that is: "std", or "logvar".
+        axis: of mean and spread, where one comes after the other.
+        scale: the result is (z - shift) · scale.
+        shift: see scale.
+        random: False gives the mean, for validation.
+        required: None is an error, instead of None.
+
+    Returns:
+        Transforms: path | bytes → float32 [C, H, W].
+    """
+    written = None if isinstance(key, Mapping) else out
+    chain: list[Transform] = [LoadLatent(field, written, key=key, required=required)]
+    if sample:
+        name = field if isinstance(key, Mapping) else out or field
+        options: dict[str, Any] = {"spread_field": spread_field, "spread": spread, "axis": axis}
+        chain.append(SampleLatent(name, out, **options, scale=scale, shift=shift, random=random))
+    return chain
+
+
+def text_pipeline(
+    field: str = "text",
+    *,
+    files: bool = False,
+    random: bool = True,
+    drop: float = 0.0,
+    tokenizer: Any = None,
+    seq_length: int | None = None,
+    embedding_field: str | None = None,
+    embedding_key: str | None = None,
+    embedding_length: int | None = None,
+) -> list[Transform]:
+    """Make texts, and embeddings made of texts, ready to train on.
+
+    Args:
+        field: a text or several; a path or bytes with `files`.
+        files: read the text from a file.
+        random: one of several texts, or embeddings, at random; False: the first.
+        drop: probability of "" in place of the text.
+        tokenizer: makes `input_ids`, `labels` and `attention_mask`, int64 [seq_length], in place of the text; see
+            `TokenizeText`. None: it stays a text.
+        seq_length: of those.
+        embedding_field: a field that holds a path, or bytes, of an array [T, D] or [N, T, D]: becomes float32 [T, D],
+            with int64 [T] `<embedding_field>_mask`.
+        embedding_key: which array of its file.
+        embedding_length: cut or fill embeddings to so many rows.
+
+    Raises:
+        ConfigError: only one of `tokenizer` and `seq_length` is given.
+    """
+    if (tokenizer is None) != (seq_length is None):
+        raise ConfigError("tokenizer= and seq_length= go together: give both or neither")
+    chain: list[Transform] = [ReadText(field)] if files else []
+    chain.append(SampleText(field, random=random, drop=drop))
+    if tokenizer is not None and seq_length is not None:
+        chain.append(TokenizeText(tokenizer, seq_length, text_field=field))
+    if embedding_field is not None:
+        chain.append(LoadLatent(embedding_field, key=embedding_key))
+        chain.append(SampleEmbedding(embedding_field, length=embedding_length, random=random))
+    return chain
+
+
+def metadata_pipeline(
+    *,
+    json_field: str | None = None,
+    pick: Mapping[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    keep_if: Callable[[dict[str, Any]], Any] | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    one_hot: Mapping[str, int] | None = None,
+    dtypes: Mapping[str, str] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    fields: Sequence[str] | None = None,
+) -> list[Transform]:
+    """Make metadata ready to train on; the steps come in the order of the arguments, those left out do nothing.
+
+    Args:
+        json_field: parse this field's JSON: a path, bytes or text.
+        pick: new field → where it is in `json_field`, such as "objects.0.label".
+        rename: old name → new name.
+        keep_if: samples of which it is false are left out.
+        classes: field → class names: names become numbers.
+        one_hot: field → how many classes: numbers become vectors.
+        dtypes: field → numpy type.
+        constants: field → a value for every sample.
+        fields: keep these, leave out the others.
+
+    Raises:
+        ConfigError: `pick` without `json_field`.
+
+    >>> from penstock.transforms.chain import Chain
+    >>> steps = metadata_pipeline(json_field="json", pick={"label": "kind"}, classes={"label": ["cat", "dog"]})
+    >>> Chain(steps)({"json": '{"kind": "dog"}'}, epoch=0, id_=0)[0]["label"]
+    1
+    """
+    if pick and json_field is None:
+        raise ConfigError("pick= takes things out of a field with JSON: name it by json_field=")
+    chain: list[Transform] = [LoadJson(json_field)] if json_field is not None else []
+    chain += [PickSubfield(json_field or "", path, name) for name, path in (pick or {}).items()]
+    if rename:
+        chain.append(Rename(rename))
+    if keep_if is not None:
+        chain.append(Filter(keep_if))
+    chain += [ClassId(name, names) for name, names in (classes or {}).items()]
+    chain += [OneHot(name, count) for name, count in (one_hot or {}).items()]
+    if dtypes:
+        chain.append(Cast(dtypes))
+    if constants:
+        chain.append(Constants(constants))
+    if fields is not None:
+        chain.append(Gather(fields))
+    return chain
