@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "errors": (
         "AccessDenied BadBlock BadManifest BadMedia BadRecord ConfigError FormatError LedgerError LoaderClosed "
-        "LoaderTimeout ObjectChanged ObjectMissing PenstockError PlanError SampleError StaleClaim StateMismatch StoreError "
-        "StoreUnavailable WorkerDied"
+        "LoaderTimeout ObjectChanged ObjectMissing PenstockError PlanError SampleError StaleClaim StateMismatch "
+        "StoreError StoreUnavailable WorkerDied"
     ),
     "types": "Dataset World",
     "formats.block_check": "get_block_info verify_block_structure",
@@ -58,6 +58,7 @@ _HOMES = {
     "datasets.sample_check": "verify_samples",
     "datasets.streaming": "StreamingDataset",
     "datasets.blocks": "BlockManager DataBlock",
+    "datasets.mix": "mix",
     "loader.loader": "StreamingDataLoader",
     "loader.world": "detect_world",
     "loader.text": "create_dataloaders",
