@@ -186,5 +186,7 @@ class Planned:
                 size = self._batch_size * ranks
             elif size % ranks:
                 raise ConfigError(f"global_batch_size {size} is not a multiple of the {ranks} ranks")
+            if (check_batch := getattr(self._order, "check_batch", None)) is not None:
+                check_batch(size)
             self._known_plan = Plan(order=self._order, global_batch=size, remainder=self._remainder)
         return self._known_plan

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from penstock.datasets.answers import is_table
 from penstock.errors import SampleError
 from penstock.loader.hints import Walk
-from penstock.loader.recipe import Made, Recipe, is_table
+from penstock.loader.recipe import Made, Recipe
 from penstock.loader.tickets import Lane, Ticket
 from penstock.loader.transfer import Mover, as_steps, as_tensors, count_bytes
 from penstock.plan.plan import Cursor, Plan, Share

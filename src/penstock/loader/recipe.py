@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 
+from penstock.datasets.answers import as_samples, is_table, own_transforms
 from penstock.errors import ConfigError, SampleError
 from penstock.seeds import uniform
 from penstock.transforms.chain import Chain, takes
@@ -86,7 +87,7 @@ class Recipe:
         seed: int = 0,
     ) -> None:
         self.dataset = dataset
-        self.chain = Chain((*transforms_of(dataset), *transforms), seed=seed)
+        self.chain = Chain((*transforms_of(dataset, seed), *transforms), seed=seed)
         self.gives_arrays = collate is None or bool(getattr(collate, "gives_arrays", False))
         self.keeps_arrays = collate is None and not self.chain and not hasattr(dataset, "collate")
         self.collate: Callable[[list[Any]], Any] = getattr(dataset, "collate", stack) if collate is None else collate
@@ -95,6 +96,7 @@ class Recipe:
         self._filters = bool(getattr(dataset, "filters", False))
         self._fetches = hasattr(dataset, "fetch")
         self._by_epoch = self._fetches and takes(dataset.fetch, "epochs")
+        self._peers: Callable[[int], tuple[int, int]] | None = getattr(dataset, "peers", None)
         self._discard: Callable[[int], bool] | None = getattr(dataset, "discard", None)
 
     def make(self, epochs: int | np.ndarray, ids: np.ndarray) -> Made:
@@ -115,7 +117,7 @@ class Recipe:
         if isinstance(rows, dict):
             if self.keeps_arrays:
                 return Part(rows=rows)
-            rows = _as_samples(rows, len(ids))
+            rows = as_samples(rows, len(ids))
         if not self.chain and not (self._filters and None in rows) and not self._any_failed(rows):
             return Part(rows=rows)
         made: list[Any] = []
@@ -194,7 +196,7 @@ class Recipe:
         except Exception as error:
             raise self._error(id_, "fetch", error) from error
         self._check_count(rows, 1)
-        sample = (_as_samples(rows, 1) if isinstance(rows, dict) else rows)[0]
+        sample = (as_samples(rows, 1) if isinstance(rows, dict) else rows)[0]
         return self._transform(epoch, id_, sample)
 
     def _transform(self, epoch: int, id_: int, sample: Any) -> list[Any]:
@@ -239,11 +241,11 @@ class Recipe:
 
     def _substitute(self, epoch: int, id_: int, failures: Sequence[Failure], left_out: str) -> tuple[list[Any], int]:
         """Give the samples of another id, drawn by (seed, epoch, id, attempt) and nothing else."""
-        size = len(self.dataset)
+        start, stop = self._peers(id_) if self._peers is not None else (0, len(self.dataset))
         tried: list[str] = []
         last: SampleError | None = None
         for attempt in range(MAX_FAILED_SUBSTITUTES + MAX_FILTERED_SUBSTITUTES):
-            other = uniform(self.seed, "substitute", epoch, id_, attempt) % size
+            other = start + uniform(self.seed, "substitute", epoch, id_, attempt) % (stop - start)
             try:
                 if samples := self._tried(epoch, other, partial(self._sample, epoch, other)):
                     return samples, other
@@ -277,13 +279,10 @@ def _raised(error: SampleError) -> list[Any]:
     raise error
 
 
-def transforms_of(dataset: Any) -> tuple[Callable[..., Any], ...]:
-    """List the transforms that a dataset leaves to whoever reads it: a tuple, beside a `fetch` that runs none of them.
-
-    Those of other map-style datasets, torchvision's say, are run by their own `__getitem__`.
-    """
-    transforms = getattr(dataset, "transforms", ())
-    return transforms if isinstance(transforms, tuple) and hasattr(dataset, "fetch") else ()
+def transforms_of(dataset: Any, seed: int) -> tuple[Callable[..., Any], ...]:
+    """List the transforms that a dataset leaves to whoever reads it; a mix keys those of its streams itself."""
+    keyed = getattr(dataset, "keyed_transforms", None)
+    return own_transforms(dataset) if keyed is None else keyed(seed)
 
 
 def each_epoch(epochs: int | np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -296,11 +295,6 @@ def _each(epochs: int | np.ndarray, ids: np.ndarray) -> list[int]:
     return [epochs] * len(ids) if isinstance(epochs, int) else epochs.tolist()
 
 
-def _as_samples(rows: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Split a dict of arrays [n, ...] into n samples."""
-    return [{name: values[j] for name, values in rows.items()} for j in range(count)]
-
-
 def _joined(parts: Sequence[Rows]) -> Rows:
     """Join the rows of a step's parts, as arrays if all are."""
     if len(parts) == 1:
@@ -308,12 +302,7 @@ def _joined(parts: Sequence[Rows]) -> Rows:
     tables = [part for part in parts if is_table(part)]
     if len(tables) == len(parts):
         return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    return [row for part in parts for row in (_as_samples(part, _height(part)) if isinstance(part, dict) else part)]
-
-
-def is_table(rows: Any) -> TypeGuard[dict[str, np.ndarray]]:
-    """Whether rows are arrays that can be cut and joined."""
-    return isinstance(rows, dict) and all(isinstance(values, np.ndarray) for values in rows.values())
+    return [row for part in parts for row in (as_samples(part, _height(part)) if isinstance(part, dict) else part)]
 
 
 def _height(rows: Mapping[str, Any]) -> int:

@@ -61,8 +61,10 @@ def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucke
     size = len(dataset)
     if size == 0:
         raise ConfigError(f"{type(dataset).__name__} is empty: there is nothing to load")
-    check_choice("shuffle", shuffle, (False, True, None, "global", "window"))
     check_int("window", window, minimum=1)
+    if hasattr(dataset, "build_mixture"):
+        return _build_mixture(dataset, shuffle, seed, window, length_bucket)
+    check_choice("shuffle", shuffle, (False, True, None, "global", "window"))
     order: Order
     if shuffle == "window":
         if getattr(dataset, "block_ends", None) is None:
@@ -81,6 +83,19 @@ def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucke
     check_int("length_bucket", length_bucket, minimum=1)
     lengths = np.asarray(dataset.lengths)
     return LengthBuckets(order, lengths, bucket=length_bucket, window=64 * length_bucket, seed=seed)
+
+
+def _build_mixture(dataset: Any, shuffle: Any, seed: int, window: int, length_bucket: int | None) -> Order:
+    """Build the order of a mix: its streams each shuffled as `shuffle` says, or as they say themselves."""
+    if length_bucket is not None:
+        raise ConfigError("length_bucket has no meaning for a mix, whose batches are what the proportions bring")
+    asked = None if shuffle == "own" else shuffle
+    shuffles = [choose_shuffle(asked, stream) for stream in dataset.streams.values()]
+
+    def order_of(stream: Any, stream_seed: int) -> Order:
+        return build_order(stream, choose_shuffle(asked, stream), stream_seed, window, None)
+
+    return dataset.build_mixture(order_of, seed if any(shuffles) else None)
 
 
 def check_assignment(assignment: Any, tracker: Any, stop_after: Any, uneven: Any) -> None:
@@ -161,7 +176,7 @@ def block_sizes_of(dataset: Any) -> tuple[int, ...]:
 def check_workers(dataset: Any, num_workers: Any, worker_type: Any) -> tuple[int, str]:
     """Choose how many workers of which kind."""
     check_choice("worker_type", worker_type, ("auto", "thread", "process"))
-    fetches = hasattr(dataset, "fetch")
+    fetches = hasattr(dataset, "fetch") and not getattr(dataset, "is_plain", False)
     if isinstance(num_workers, str) and num_workers != "auto":
         raise ConfigError(f"num_workers must be 'auto' or an integer >= 0, got {num_workers!r}")
     if num_workers == "auto":

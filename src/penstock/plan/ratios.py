@@ -26,7 +26,7 @@ def whole_numbers(weights: Sequence[Any], most: int) -> list[int]:
     >>> whole_numbers([0.4, 0.6], 10**6), whole_numbers([2**0.5, 1], 10**6)
     ([2, 3], [292893, 207107])
     """
-    exact = [_as_written(weight) for weight in weights]
+    exact = [as_written(weight) for weight in weights]
     scale = lcm(*(weight.denominator for weight in exact))
     numbers = [int(weight * scale) for weight in exact]
     shared = gcd(*numbers)
@@ -49,7 +49,7 @@ def split(total: int, weights: Sequence[Any]) -> list[int]:
     """
     if len(weights) > total:
         raise ConfigError(f"{total} cannot be split among {len(weights)}: each must get one at least")
-    exact = [_as_written(weight) for weight in weights]
+    exact = [as_written(weight) for weight in weights]
     whole = sum(exact)
     shares = [weight * total / whole for weight in exact]
     parts = [max(1, int(share)) for share in shares]
@@ -72,7 +72,7 @@ def check_weights(what: str, weights: Mapping[str, Any]) -> None:
         raise ConfigError(f"{what} must be above 0 for one stream at least, got {dict(weights)}")
 
 
-def _as_written(weight: Any) -> Fraction:
+def as_written(weight: Any) -> Fraction:
     """Give the decimal that a number is printed as."""
     if isinstance(weight, int | np.integer):
         return Fraction(int(weight))

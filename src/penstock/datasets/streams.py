@@ -1,0 +1,112 @@
+"""Several datasets behind one range of ids, each asked once however its samples are mixed.
+
+id = where the stream's ids begin + the stream's own id
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.errors import ConfigError
+from penstock.formats.files import digest
+from penstock.transforms.chain import takes
+
+
+class Streams:
+    """Named datasets, one after the other.
+
+    Args:
+        datasets: name → dataset: map-style, with `fetch` or without.
+
+    Raises:
+        ConfigError: there are none, or one of them is empty, has no length or no name.
+    """
+
+    def __init__(self, datasets: Mapping[str, Any]) -> None:
+        if not isinstance(datasets, Mapping) or not datasets:
+            raise ConfigError(f"streams must be a dict of name → dataset with one at least, got {datasets!r}")
+        for name, dataset in datasets.items():
+            if not isinstance(name, str) or not name:
+                raise ConfigError(f"a stream's name must be a text, got {name!r}")
+            if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+                raise ConfigError(f"the stream {name!r} has no __len__ and __getitem__: give a map-style dataset")
+            if isinstance(dataset, str | bytes) or not len(dataset):
+                raise ConfigError(f"the stream {name!r} holds no samples: got {dataset!r}")
+        self.names = tuple(datasets)
+        self.datasets = tuple(datasets.values())
+        self.sizes = tuple(len(dataset) for dataset in self.datasets)
+        self._ends = np.cumsum(self.sizes)
+        self.firsts = tuple((self._ends - self.sizes).tolist())
+        self._fetchers = [_fetcher(dataset) for dataset in self.datasets]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def stream_of(self, id_: int) -> int:
+        """Give the number of the stream that an id belongs to."""
+        return int(self._ends.searchsorted(id_, side="right"))
+
+    def parted(self, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield, for each stream that occurs: its number, where its ids stand, and those as its own; int64 [m] each."""
+        streams = self._ends.searchsorted(ids, side="right")
+        by_stream = np.argsort(streams, kind="stable")
+        present, starts = np.unique(streams[by_stream], return_index=True)
+        for stream, places in zip(present.tolist(), np.split(by_stream, starts[1:]), strict=True):
+            yield stream, places, ids[places] - self.firsts[stream]
+
+    def fetch(self, stream: int, ids: np.ndarray, epochs: np.ndarray) -> list[Any] | dict[str, Any]:
+        """Give the samples of one stream's own ids, int64 [m]."""
+        return self._fetchers[stream](ids, epochs)
+
+    def attributes(self, name: str) -> list[Any]:
+        """List what the streams say of something, where it is not None."""
+        said = [getattr(dataset, name, None) for dataset in self.datasets]
+        return [one for one in said if one is not None]
+
+    def fingerprint(self) -> str:
+        """What the samples are: the streams' names, and what they say of theirs."""
+        said = [getattr(dataset, "fingerprint", None) for dataset in self.datasets]
+        return digest(repr(list(zip(self.names, self.sizes, said, strict=True))).encode())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_fetchers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._fetchers = [_fetcher(dataset) for dataset in self.datasets]
+
+
+def merged(tables: Sequence[dict[str, np.ndarray]], places: Sequence[np.ndarray]) -> dict[str, np.ndarray] | None:
+    """Put the rows of several tables where they belong in one; None: they have not the same columns.
+
+    Args:
+        tables: name → array [m, …].
+        places: int64 [m] for each table; all of them together are 0 … n - 1.
+    """
+    first = tables[0]
+    if len(tables) == 1:
+        # All rows of one stream stand in their order already.
+        return first
+    kinds = [{name: (rows.dtype, rows.shape[1:]) for name, rows in table.items()} for table in tables]
+    if any(kind != kinds[0] for kind in kinds):
+        return None
+    count = sum(map(len, places))
+    whole = {name: np.empty((count, *rows.shape[1:]), rows.dtype) for name, rows in first.items()}
+    for table, where in zip(tables, places, strict=True):
+        for name, rows in table.items():
+            whole[name][where] = rows
+    return whole
+
+
+def _fetcher(dataset: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """Give the quickest way to ask a dataset for several samples."""
+    if hasattr(dataset, "fetch"):
+        if takes(dataset.fetch, "epochs"):
+            return lambda ids, epochs: dataset.fetch(ids, epochs=epochs)
+        return lambda ids, epochs: dataset.fetch(ids)
+    if (getitems := getattr(dataset, "__getitems__", None)) is not None:
+        return lambda ids, epochs: getitems(ids.tolist())
+    return lambda ids, epochs: [dataset[id_] for id_ in ids.tolist()]
