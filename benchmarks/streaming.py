@@ -137,7 +137,9 @@ def first(name: str, url: str, folder: Path) -> float:
     """Make a loader of an open dataset, with no connection and an empty cache, and take a batch; its round trips."""
     with peers.dataset(peers.table(url), folder / "cold") as samples:
         started = time.perf_counter()
-        assert list(itertools.islice(peers.epoch(samples), peers.BATCH)) == [BYTES] * peers.BATCH
+        lengths = peers.epoch(samples)
+        assert next(lengths) == BYTES
+        # Before the loader is closed, which waits for threads that are waiting for later batches.
         return (time.perf_counter() - started) / LATENCY_S
 
 

@@ -125,7 +125,8 @@ BARE = {
 
 
 IMPORTS = {
-    "penstock": "obstore.store pyarrow.csv torch penstock.datasets.streaming penstock.loader.loader",
+    "penstock": "obstore.store pyarrow.csv torch penstock.datasets.streaming penstock.index.text_tables "
+    "penstock.loader.loader",
     "obstore": "obstore.store",
     "fsspec": "aiohttp fsspec.implementations.http",
     "WebDataset": "webdataset",

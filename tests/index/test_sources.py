@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sqlite3
 import threading
@@ -386,3 +387,21 @@ def test_providers_that_give_something_else_are_told_what_they_must_give(tmp_pat
         built(3, tmp_path)
     with pytest.raises(ZeroDivisionError):
         built(lambda: [{"index": 1 // 0}], tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "csv.gz"])
+def test_a_small_remote_table_costs_two_requests(web, tmp_path, ending):
+    rows = b"index,size\na,1\nb,2.5\n" if "csv" in ending else b'{"index":"a","size":1}\n{"index":"b","size":2.5}\n'
+    web.add_files({f"rows.{ending}": gzip.compress(rows) if ending.endswith("gz") else rows})
+    index = build_index(f"{web.url}/rows.{ending}", folder=tmp_path)
+    assert index.rows([0, 1]) == [{"index": "a", "size": 1.0}, {"index": "b", "size": 2.5}]
+    assert [line["method"] for line in web.requests("rows")] == ["HEAD", "GET"]
+
+
+def test_many_remote_tables_that_do_not_fit_in_memory_together_are_read_as_they_are_needed(web, tmp_path):
+    part = b"index,text\n" + b"".join(b"%06d,%s\n" % (row, b"x" * 90) for row in range(7_500))
+    names = [f"{number:02}.csv" for number in range(24)]
+    web.add_files({name: part.replace(b"\n0", b"\n%02d" % number) for number, name in enumerate(names)})
+    index = build_index([f"{web.url}/{name}" for name in names], folder=tmp_path)
+    assert len(index) == 24 * 7_500
+    assert len(web.requests("00.csv")) > 2

@@ -62,7 +62,7 @@ def open_bytes(file: SourceFile, opener: Opener = open_raw) -> Iterator[Any]:
             if file.compression is None:
                 yield raw
             else:
-                with _reported(file), pa.input_stream(pa.PythonFile(raw), compression=file.compression) as stream:
+                with _reported(file), pa.input_stream(pa.PythonFile(raw, "r"), compression=file.compression) as stream:
                     yield stream
     except OSError as error:
         if isinstance(error, StoreError):

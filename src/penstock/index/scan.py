@@ -19,6 +19,8 @@ import pyarrow as pa
 from penstock.errors import FormatError
 from penstock.formats.sources import SourceFile
 
+SMALL_BYTES = 1 << 20
+
 
 class Source(Protocol):
     """Rows to be indexed."""
@@ -52,9 +54,16 @@ class TypesWidened(Exception):
 
 
 def open_table(
-    file: SourceFile, text_columns: Iterable[str] = (), storage_options: Mapping[str, Any] | None = None
+    file: SourceFile,
+    text_columns: Iterable[str] = (),
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    small_bytes: int = SMALL_BYTES,
 ) -> Source:
-    """Open one table file as a source of rows; see `sources.open_source`."""
+    """Open one table file as a source of rows; see `sources.open_source`.
+
+    Remote text of up to `small_bytes` is read once, in one request, for its columns, their types and its rows.
+    """
     options = dict(storage_options or {})
     if file.kind == "parquet":
         from penstock.index.parquet import ParquetSource
@@ -66,7 +75,7 @@ def open_table(
         return ArrowSource(file, options)
     from penstock.index.text_tables import TextSource
 
-    return TextSource(file, frozenset(text_columns), options)
+    return TextSource(file, frozenset(text_columns), options, small_bytes)
 
 
 def folder_of(file: SourceFile) -> str:

@@ -12,7 +12,7 @@ import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -33,7 +33,7 @@ from penstock.index.places import (
     shared_folder,
 )
 from penstock.index.providers import ProviderSource, check_provider
-from penstock.index.scan import Source, open_table
+from penstock.index.scan import SMALL_BYTES, Source, open_table
 from penstock.index.tars import TarSource, is_tar
 from penstock.store.store import ObjectInfo, open_store
 from penstock.store.urls import HTTP, is_url, lasting, redact
@@ -41,6 +41,8 @@ from penstock.store.urls import HTTP, is_url, lasting, redact
 TABLE_KINDS = {suffix: kind for suffix, kind in RECORD_KINDS.items() if kind != "text"}
 LISTS = ("split_file_paths.txt", "split_file_texts.txt")
 """Lists of index files that a folder is taken by, if it has one."""
+KEPT_BYTES = 16 << 20
+"""What the small files of a source may take in memory together, between a first look at them and their reading."""
 
 
 def open_source(
@@ -87,6 +89,7 @@ class _Opener:
     key: str
     text_columns: frozenset[str]
     options: dict[str, Any]
+    small_bytes: int = SMALL_BYTES
 
     def one(self, src: str) -> Source:
         """Open what one path or URL means."""
@@ -95,7 +98,8 @@ class _Opener:
             return self.folder(src)
         if remote and is_hub_dataset(src):
             files = find_remote(src, TABLE_KINDS, **self.options)
-            tables = [open_table(file, self.text_columns, self.options) for file in files]
+            small = min(SMALL_BYTES, KEPT_BYTES // max(1, len(files)))
+            tables = [open_table(file, self.text_columns, self.options, small_bytes=small) for file in files]
             return self._joined(redact(src), [file.url or file.name for file in files], tables)
         if not remote and os.path.exists(src):
             return self.file(src)
@@ -154,7 +158,8 @@ class _Opener:
         infos = known.get("infos", [None] * len(places))
         with ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="penstock-places") as pool:
             try:
-                sources = list(pool.map(self.file, places, infos))
+                opener = replace(self, small_bytes=min(SMALL_BYTES, KEPT_BYTES // max(1, len(places))))
+                sources = list(pool.map(opener.file, places, infos))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -180,7 +185,8 @@ class _Opener:
             return open_table(source_file(place, kinds=TABLE_KINDS), self.text_columns, self.options)
         # A listing may not say what tells one version from another; the object itself does.
         found = info if info is not None and info.etag else open_store(place, **self.options).head()
-        return open_table(remote_file(place, name, found, TABLE_KINDS), self.text_columns, self.options)
+        file = remote_file(place, name, found, TABLE_KINDS)
+        return open_table(file, self.text_columns, self.options, small_bytes=self.small_bytes)
 
     def _list(self, path: str) -> Source:
         """Open the index files that a list names."""

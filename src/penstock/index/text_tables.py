@@ -8,10 +8,12 @@ is quoted.
 
 from __future__ import annotations
 
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,7 +24,7 @@ from penstock.errors import BadBlock
 from penstock.formats.record_tables import QUOTE, csv_header, end_of_last_record, refuse_stray_quotes, separator
 from penstock.formats.records import open_records
 from penstock.formats.sources import SourceFile
-from penstock.formats.streams import end_of_last_line, iter_blocks, last_of, open_raw
+from penstock.formats.streams import Opener, end_of_last_line, iter_blocks, last_of, open_raw
 from penstock.index.scan import TypesWidened, folder_of, unified
 
 BLOCK_BYTES = 4 << 20
@@ -50,11 +52,16 @@ class TextSource:
         file: which.
         text_columns: columns of CSV whose values are text, numbers or not.
         storage_options: see `open_store`.
+        small_bytes: a remote file of up to so many is kept from the first look at it until its rows were read.
     """
 
-    def __init__(self, file: SourceFile, text_columns: frozenset[str], storage_options: dict[str, Any]) -> None:
+    def __init__(
+        self, file: SourceFile, text_columns: frozenset[str], storage_options: dict[str, Any], small_bytes: int
+    ) -> None:
         self.file = file
-        opener = partial(open_raw, **storage_options)
+        self._content: bytes | None = None
+        self._open_raw: Opener = partial(open_raw, **storage_options)
+        opener = self._open if file.url is not None and file.size_bytes <= small_bytes else self._open_raw
         is_csv = file.kind in ("csv", "tsv")
         self._blocks: Blocks = CsvBlocks(file, text_columns, opener) if is_csv else JsonBlocks(file, opener)
         self._schema: pa.Schema | None = None
@@ -93,6 +100,15 @@ class TextSource:
                 self._schema = unified([schema, *dict.fromkeys(kinds)], self.place)
                 raise TypesWidened
             yield from parsed
+        self._content = None
+
+    @contextmanager
+    def _open(self, file: SourceFile) -> Iterator[Any]:
+        """Open a small remote file, whose content is kept until its rows were read."""
+        if self._content is None:
+            with self._open_raw(file) as raw:
+                self._content = raw.read()
+        yield io.BytesIO(self._content)
 
     def _typed(self, block: np.ndarray, schema: pa.Schema) -> list[pa.RecordBatch] | None:
         """Parse a block; None if it holds values that are not of these types."""
