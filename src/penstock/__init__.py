@@ -41,6 +41,7 @@ _HOMES = {
     "transforms.tokenizer": "Tokenizer",
     "transforms.tokenize_text": "TokenizeText",
     "transforms.audio": "DecodeAudio audio_pipeline",
+    "transforms.video": "DecodeVideo video_pipeline",
     "prep.blocks": "process_raw_dataset_to_blocks",
     "prep.download": "download_dataset",
     "prep.search": "search_datasets training_support",

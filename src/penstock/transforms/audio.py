@@ -9,7 +9,7 @@ they and the few around them that a resampler looks at are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,13 @@ from penstock.transforms.audio_clip import Clip, read_clip
 from penstock.transforms.audio_crop import BY_LENGTH, BY_LOUDNESS
 from penstock.transforms.audio_source import open_audio
 from penstock.transforms.media import describe, take_field
-from penstock.transforms.media_options import check_above_0, check_choice, seconds_of
-from penstock.types import check_int
+from penstock.transforms.media_options import check_above_0, seconds_of
+from penstock.types import check_choice, check_int
 
 CROPS = (*BY_LENGTH, *BY_LOUDNESS)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class DecodeAudio:
     """Decode a sound, or a crop of it: float32 [channels, frames] in [-1, 1].
 
@@ -58,6 +58,7 @@ class DecodeAudio:
 
     field: str = "audio"
     out: str | None = None
+    _: KW_ONLY
     sample_rate: int | None = None
     mono: bool = False
     seconds: float | None = None

@@ -42,6 +42,9 @@ class ContainerSource:
             raise media.bad("no-audio", "has no audio stream")
         stream: Any = self._container.streams.audio[0]
         self._stream = stream
+        if stream.codec_context is None:
+            self.close()
+            raise media.bad("unreadable", "has sound in a format that is not known here")
         self.sample_rate: int = stream.codec_context.sample_rate
         self.channels: int = stream.codec_context.layout.nb_channels
         if not self.sample_rate or not self.channels:

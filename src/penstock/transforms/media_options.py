@@ -1,4 +1,4 @@
-"""Options that media transforms share: words out of a list, lengths of time, places in time."""
+"""Options that media transforms share: lengths of time, and places in it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,3 @@ def check_above_0(name: str, value: float | None) -> None:
     """Refuse lengths of time that are none."""
     if value is not None and not 0 < value < math.inf:
         raise ConfigError(f"{name} must be above 0, got {value!r}")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is none of those known."""
-    if value not in choices:
-        raise ConfigError(f"{name} is one of {', '.join(choices)}, got {value!r}")

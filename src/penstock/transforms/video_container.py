@@ -48,7 +48,7 @@ class Container:
         # With "file:" a path is a path, whatever scheme it looks like.
         source = media.file if media.path is None else f"file:{media.path}"
         with self.reading("unreadable"):
-            self._container: Any = av.open(source, options={"format_whitelist": _FORMATS})
+            self._container: Any = av.open(source, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
         self.streams = self._container.streams
         self.can_seek = not set(self._container.format.name.split(",")).isdisjoint(_SEEKABLE)
 
