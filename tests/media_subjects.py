@@ -82,6 +82,7 @@ def write_video(
         audio = None
         if data is not None:
             audio = container.add_stream("aac", rate=rate, layout="mono" if data.shape[1] == 1 else "stereo")
+            audio.options = {"aac_pns": "0"}
         for number, time_ms in enumerate(times_ms):
             frame = av.VideoFrame.from_ndarray(picture(number, width, height), format="rgb24")
             frame.pts, frame.time_base = time_ms, Fraction(1, 1000)

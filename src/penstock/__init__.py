@@ -42,6 +42,8 @@ _HOMES = {
     "transforms.tokenize_text": "TokenizeText",
     "transforms.audio": "DecodeAudio audio_pipeline",
     "transforms.video": "DecodeVideo video_pipeline",
+    "transforms.video_audio": "DecodeVideoAudio",
+    "transforms.video_presets": "joint_video_audio_pipeline text_to_video_pipeline",
     "prep.blocks": "process_raw_dataset_to_blocks",
     "prep.download": "download_dataset",
     "prep.search": "search_datasets training_support",

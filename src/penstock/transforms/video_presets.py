@@ -1,0 +1,94 @@
+"""Chains of transforms for videos that come with something: their sound, or a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from penstock.errors import ConfigError
+from penstock.transforms.audio import DecodeAudio
+from penstock.transforms.image_shapes import Size
+from penstock.transforms.presets import text_pipeline
+from penstock.transforms.video import DecodeVideo, video_pipeline
+from penstock.transforms.video_audio import DecodeVideoAudio
+
+Transform = Callable[..., Any]
+
+
+def joint_video_audio_pipeline(
+    field: str = "video",
+    *,
+    audio_field: str | None = None,
+    audio_out: str = "audio",
+    frames: int = 16,
+    fps: float = 8.0,
+    size: Size | None = 256,
+    crop: str = "random",
+    sample_rate: int = 16_000,
+    mono: bool = True,
+    missing: str = "silence",
+    video_options: Mapping[str, Any] | None = None,
+    audio_options: Mapping[str, Any] | None = None,
+) -> list[Transform]:
+    """Make videos with their sound ready to train on: a clip, and the sound of just that time.
+
+    Args:
+        field: the field that holds a path, bytes, or a seekable binary file.
+        audio_field: the field with the sound, such as "wav"; None: it is in the video.
+        audio_out: the field that the sound is written to.
+        frames: see `DecodeVideo`.
+        fps: see `DecodeVideo`.
+        size: see `DecodeVideo`.
+        crop: see `DecodeVideo`.
+        sample_rate: see `DecodeAudio`.
+        mono: see `DecodeAudio`.
+        missing: what a video without sound gets, see `DecodeVideoAudio`.
+        video_options: the others of `DecodeVideo`.
+        audio_options: the others of `DecodeAudio`.
+
+    Returns:
+        Transforms: path | bytes → uint8 [frames, H, W, 3] in `field`, float32 [1, frames / fps × sample_rate] in
+        `audio_out`.
+
+    Raises:
+        ConfigError: an option cannot work.
+    """
+    video = DecodeVideo(field, frames=frames, fps=fps, size=size, crop=crop, **(video_options or {}))
+    audio = DecodeAudio(audio_field or field, audio_out, sample_rate=sample_rate, mono=mono, **(audio_options or {}))
+    return [DecodeVideoAudio(video, audio, missing)]
+
+
+def text_to_video_pipeline(
+    field: str = "video",
+    *,
+    text_field: str = "text",
+    frames: int = 16,
+    fps: float | None = 8.0,
+    size: Size | None = 256,
+    crop: str = "random",
+    video_options: Mapping[str, Any] | None = None,
+    text_options: Mapping[str, Any] | None = None,
+) -> list[Transform]:
+    """Make videos with captions ready to train on: a clip, and one text for it.
+
+    Args:
+        field: the field that holds a path, bytes, or a seekable binary file.
+        text_field: the field with a text, or several of which one is drawn.
+        frames: see `DecodeVideo`.
+        fps: see `DecodeVideo`.
+        size: see `DecodeVideo`.
+        crop: see `DecodeVideo`.
+        video_options: the others of `DecodeVideo`.
+        text_options: of `text_pipeline`: `files=True` where captions are files, `drop=0.1`, a tokenizer, embeddings.
+
+    Returns:
+        Transforms: path | bytes → uint8 [frames, H, W, 3] in `field`; the text in `text_field`, or what
+        `text_pipeline` makes of it.
+
+    Raises:
+        ConfigError: an option cannot work.
+    """
+    if text_field == field:
+        raise ConfigError(f"the video and its text cannot both be in the field {field!r}")
+    texts = text_pipeline(text_field, **(text_options or {}))
+    return [*texts, *video_pipeline(field, frames=frames, fps=fps, size=size, crop=crop, **(video_options or {}))]
