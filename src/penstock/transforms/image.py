@@ -77,8 +77,8 @@ class DecodeImage:
 
     JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000, PNM, and what else Pillow reads, whatever the file is called.
     Grey images and palettes become RGB, CMYK too; of an animated image the first frame is taken; an orientation in
-    EXIF is applied. Without scaling, pixels equal those of Pillow, but for CMYK (by 1 at most) and "L" (by 2); 16 bits
-    become their upper 8.
+    EXIF is applied. Without scaling, pixels equal those of Pillow, but for CMYK and "L", by 1 at most; of 16 bits the
+    upper 8 are taken.
 
     Args:
         field: the field that holds a path on this machine, or bytes.

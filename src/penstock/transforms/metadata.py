@@ -68,10 +68,10 @@ class Gather:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A sentinel is itself in one process only.
-        return _gather, (tuple(self.fields), *([] if self.missing is _ABSENT else [self.missing]))
+        return _gather, (self.fields, *([] if self.missing is _ABSENT else [self.missing]))
 
 
-def _gather(fields: tuple[str, ...], *missing: Any) -> Gather:
+def _gather(fields: Sequence[str], *missing: Any) -> Gather:
     return Gather(fields, missing=missing[0]) if missing else Gather(fields)
 
 

@@ -26,13 +26,14 @@ def decode(data: bytes | memoryview, *, grey: bool, deep: bool, orient: bool) ->
         uint8 or, if `deep`, uint16; None if OpenCV can't read it.
     """
     cv2 = load()
-    flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
+    flags = cv2.IMREAD_COLOR_RGB
     flags |= (cv2.IMREAD_ANYDEPTH if deep else 0) | (0 if orient else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
-    return image[:, :, None] if grey and image is not None else image
+    # Decoders of their own have other ideas of grey, up to a file's luma, where saturated colours differ much.
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None] if grey and image is not None else image
 
 
 def resize(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:

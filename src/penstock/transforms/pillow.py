@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from contextlib import suppress
 from functools import cache
 from io import BytesIO
@@ -16,8 +17,11 @@ from penstock.transforms.media import missing_extra
 _REFUSED = frozenset(("EPS", "WMF", "FPX", "MIC", "MPEG", "HDF5", "BUFR", "GRIB", "SPIDER", "FITS"))
 """Formats that start other programs, or are no pictures."""
 
-_BROKEN = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, ArithmeticError, EOFError, struct.error)
-"""What Pillow's decoders raise for files that are broken."""
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, ArithmeticError, EOFError, RuntimeError),
+    *(struct.error, zlib.error, Warning),
+)
+"""What Pillow's decoders raise for files that are broken; warnings where these are made errors."""
 
 
 def stored_size(data: bytes | memoryview, path: str) -> tuple[int, int] | None:
@@ -85,6 +89,8 @@ def _open(data: bytes | memoryview) -> Any:
     formats = [name for name in library.OPEN if name not in _REFUSED]
     try:
         return library.open(BytesIO(data), formats=formats)
+    except library.DecompressionBombWarning:
+        raise
     except _BROKEN:
         return None
 
