@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +27,7 @@ from penstock.plan.ratios import as_written, check_weights
 from penstock.seeds import uniform
 from penstock.transforms.chain import Chain, takes
 from penstock.transforms.collate import stack_present
+from penstock.transforms.reused_buffers import ReusedBuffers
 from penstock.types import check_choice
 
 OrderOf = Callable[[Any, int], Order]
@@ -106,6 +107,7 @@ class Mix:
         self._stop: Stop = stop
         self._batches: Batches = batches
         self._batch_size = batch_size
+        self._buffers = ReusedBuffers()
         # What cannot work is said here, not when a loader is made of it.
         self.build_mixture(lambda dataset, seed: _Counted(len(dataset)), None)
         self.on_error = self._policy()
@@ -197,19 +199,20 @@ class Mix:
         ]
         tables = [rows for *_, rows in parts if is_table(rows)]
         if len(tables) == len(parts) and not self._transforms:
-            whole = merged(tables, [where for _, where, *_ in parts])
+            whole = merged(tables, [where for _, where, *_ in parts], self._buffers)
             if whole is not None:
                 return whole
         samples: list[Any] = [None] * len(ids)
         for stream, where, own, rows in parts:
-            each = as_samples(rows, len(own)) if isinstance(rows, dict) else rows
+            each: Any = as_samples(rows, len(own)) if isinstance(rows, dict) else rows
             if len(each) != len(own):
                 raise ConfigError(
                     f"the stream {self._streams.names[stream]!r} gave {len(each)} rows for {len(own)} ids"
                 )
-            for place, id_, row in zip(where.tolist(), own.tolist(), each, strict=True):
-                whole_row = row is None or isinstance(row, Exception) or not self._transforms
-                samples[place] = row if whole_row else Picked(stream, int(passes[place]), id_, row)
+            if self._transforms:
+                each = map(partial(_marked, stream), passes[where].tolist(), own.tolist(), each)
+            for place, row in zip(where.tolist(), each, strict=True):
+                samples[place] = row
         return samples
 
     def keyed_transforms(self, seed: int) -> tuple[Callable[..., Any], ...]:
@@ -267,6 +270,11 @@ class Picked(NamedTuple):
     epoch: int
     id: int
     sample: Any
+
+
+def _marked(stream: int, epoch: int, id_: int, row: Any) -> Any:
+    """Mark a sample with its stream, unless it was left out or failed."""
+    return row if row is None or isinstance(row, Exception) else Picked(stream, epoch, id_, row)
 
 
 class _OwnTransforms:

@@ -13,6 +13,7 @@ import numpy as np
 from penstock.errors import ConfigError
 from penstock.formats.files import digest
 from penstock.transforms.chain import takes
+from penstock.transforms.reused_buffers import ReusedBuffers
 
 
 class Streams:
@@ -39,7 +40,8 @@ class Streams:
         self.datasets = tuple(datasets.values())
         self.sizes = tuple(len(dataset) for dataset in self.datasets)
         self._ends = np.cumsum(self.sizes)
-        self.firsts = tuple((self._ends - self.sizes).tolist())
+        self._starts = self._ends - self.sizes
+        self.firsts = tuple(self._starts.tolist())
         self._fetchers = [_fetcher(dataset) for dataset in self.datasets]
 
     def __len__(self) -> int:
@@ -52,10 +54,14 @@ class Streams:
     def parted(self, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield, for each stream that occurs: its number, where its ids stand, and those as its own; int64 [m] each."""
         streams = self._ends.searchsorted(ids, side="right")
-        by_stream = np.argsort(streams, kind="stable")
-        present, starts = np.unique(streams[by_stream], return_index=True)
-        for stream, places in zip(present.tolist(), np.split(by_stream, starts[1:]), strict=True):
-            yield stream, places, ids[places] - self.firsts[stream]
+        by_stream = streams.argsort(kind="stable")
+        own = (ids - self._starts[streams])[by_stream]
+        start = 0
+        for stream, count in enumerate(np.bincount(streams).tolist()):
+            if count:
+                stop = start + count
+                yield stream, by_stream[start:stop], own[start:stop]
+                start = stop
 
     def fetch(self, stream: int, ids: np.ndarray, epochs: np.ndarray) -> list[Any] | dict[str, Any]:
         """Give the samples of one stream's own ids, int64 [m]."""
@@ -79,12 +85,15 @@ class Streams:
         self._fetchers = [_fetcher(dataset) for dataset in self.datasets]
 
 
-def merged(tables: Sequence[dict[str, np.ndarray]], places: Sequence[np.ndarray]) -> dict[str, np.ndarray] | None:
+def merged(
+    tables: Sequence[dict[str, np.ndarray]], places: Sequence[np.ndarray], buffers: ReusedBuffers
+) -> dict[str, np.ndarray] | None:
     """Put the rows of several tables where they belong in one; None: they have not the same columns.
 
     Args:
         tables: name → array [m, …].
         places: int64 [m] for each table; all of them together are 0 … n - 1.
+        buffers: where memory for the one is taken from.
     """
     first = tables[0]
     if len(tables) == 1:
@@ -94,7 +103,7 @@ def merged(tables: Sequence[dict[str, np.ndarray]], places: Sequence[np.ndarray]
     if any(kind != kinds[0] for kind in kinds):
         return None
     count = sum(map(len, places))
-    whole = {name: np.empty((count, *rows.shape[1:]), rows.dtype) for name, rows in first.items()}
+    whole = {name: buffers.take((count, *rows.shape[1:]), rows.dtype) for name, rows in first.items()}
     for table, where in zip(tables, places, strict=True):
         for name, rows in table.items():
             whole[name][where] = rows
