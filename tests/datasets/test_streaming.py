@@ -25,7 +25,7 @@ from streaming_subjects import COUNT, content, key, numbers, rows
 
 IMAGE = {"columns_to_download": ["image"]}
 ADDED = {"__sample_key__", "__data_type__"}
-KINDS = {"bin": content, "txt": lambda number: b"a text" if number % 2 else b"", "none": lambda number: b"unused" * 9}
+KINDS = {"bin": content, "txt": lambda number: b"a text" if number % 2 else b"", "none": lambda number: b"unused" * 900}
 
 
 @pytest.fixture
@@ -329,6 +329,21 @@ def test_each_member_of_an_archive_is_one_ranged_read(web, tmp_path, place):
             assert sample.keys() == {"index", "bin", "txt", "none", "none__offset", "none__length"} | ADDED
     used = sum(len(data(n)) for kind, data in KINDS.items() for n in range(20) if kind != "none")
     assert web.bytes_sent("tar") <= (1.02 * used + 20 * 1024 if place == "remote" else 0)
+
+
+def test_the_members_of_a_sample_are_one_request(web, tmp_path):
+    kinds = {"jpg": 6000, "txt": 70, "json": 300}
+    for shard in range(4):
+        names = [f"{n:03}.{kind}" for n in range(50 * shard, 50 * shard + 50) for kind in kinds]
+        write_tar(web.folder / f"{shard}.tar", {name: name.encode() * kinds[name[4:]] for name in names})
+    options = {"columns_to_download": list(kinds), "shuffle_seed": 3, "cache_limit": None}
+    with StreamingDataset(f"{web.url}/{{0..3}}.tar", tmp_path / "dst", **options) as dataset:
+        web.forget()
+        for batch in StreamingDataLoader(dataset, batch_size=8):
+            for kind, size in kinds.items():
+                for key_, path in zip(batch["index"], batch[kind], strict=True):
+                    assert Path(path).read_bytes() == f"{key_}.{kind}".encode() * size
+        assert len(web.requests("tar")) <= 200
 
 
 def test_of_an_archive_only_the_columns_to_keep_are_in_a_sample(tmp_path):

@@ -19,6 +19,8 @@ PIECE_BYTES = 8 << 20
 """Longest piece of an object that is one of many."""
 WASTE = 0.02
 """Bytes nobody asked for, as a share of those somebody did, that joining requests of many objects may cost."""
+HEADER_BYTES = 2 << 10
+"""Bytes between two files of an archive: padding and a header, of a long name too. They are always worth reading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +58,11 @@ def coalesce(starts: Sequence[int], stops: Sequence[int], *, gap: int = GAP_BYTE
 def sparing(starts: Sequence[int], stops: Sequence[int]) -> list[Request]:
     """Join half-open ranges as `coalesce` does, but so that hardly a byte comes that nobody asked for.
 
-    A joined request is at most PIECE_BYTES long, and of its bytes at most WASTE are in no range. Empty
-    ranges are left out.
+    A joined request is at most PIECE_BYTES long. Gaps of up to HEADER_BYTES are read along, so that the files of one
+    sample in an archive are one request; of the other bytes at most WASTE are in no range. Empty ranges are left out.
 
-    >>> [(r.start, r.stop, r.members) for r in sparing([0, 1000, 2010, 5000], [1000, 2000, 3000, 6000])]
-    [(0, 3000, (0, 1, 2)), (5000, 6000, (3,))]
+    >>> [(r.start, r.stop, r.members) for r in sparing([0, 2512, 5000, 9000], [2000, 3000, 6000, 9100])]
+    [(0, 6000, (0, 1, 2)), (9000, 9100, (3,))]
     """
     joined: list[Request] = []
     used = 0
@@ -71,7 +73,8 @@ def sparing(starts: Sequence[int], stops: Sequence[int]) -> list[Request]:
         last = joined[-1] if joined else None
         if last is not None:
             end = max(stop, last.stop)
-            fresh = end - max(start, last.stop)
+            between = start - last.stop
+            fresh = end - (last.stop if between <= HEADER_BYTES else start)
             length = end - last.start
             if length <= PIECE_BYTES and length <= (1 + WASTE) * (used + fresh):
                 joined[-1] = Request(start=last.start, stop=end, members=(*last.members, place))
