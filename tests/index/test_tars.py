@@ -187,11 +187,20 @@ def test_a_sample_that_is_there_twice_is_refused(tmp_path):
             add(archive, "1.jpg", data)
     with pytest.raises(FormatError, match=r"'1' of .*x\.tar has 2 files of extension 'jpg': x\.tar at byte 512, x"):
         built(tmp_path / "x.tar", tmp_path)
-    (tmp_path / "two").mkdir()
-    tar(tmp_path / "two" / "0.tar", {"1.jpg": b""})
-    tar(tmp_path / "two" / "1.tar", {"1.txt": b""})
-    with pytest.raises(FormatError, match=r"two/1\.tar and .*two/0\.tar both have a sample '1'"):
-        built(tmp_path / "two", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["remote", "local"])
+def test_archives_that_have_keys_in_common_come_before_their_keys(web, tmp_path, place):
+    (web.folder / "two" / "b c").mkdir(parents=True)
+    tar(web.folder / "two" / "a.tar", {"0.jpg": b"one", "1.jpg": b"two", "x/2.jpg": b"three"})
+    tar(web.folder / "two" / "b c" / "a.tar", {"1.jpg": b"four", "7.jpg": b"five"})
+    places = [f"{web.url}/two/a.tar", f"{web.url}/two/b%20c/a.tar"] if place == "remote" else web.folder / "two"
+    index = built(places, tmp_path)
+    assert index.keys.to_pylist() == ["a/0", "a/1", "a/x/2", "b c/a/1", "b c/a/7"]
+    assert [row["jpg__length"] for row in index.rows(range(5))] == [3, 3, 5, 4, 4]
+    assert built(web.folder / "two" / "a.tar", tmp_path).keys.to_pylist() == ["0", "1", "x/2"]
+    tar(web.folder / "two" / "b c" / "a.tar", {"3.jpg": b"four", "7.jpg": b"five"})
+    assert built(places, tmp_path).keys.to_pylist() == ["0", "1", "x/2", "3", "7"]
 
 
 def test_an_archive_without_samples_is_refused(tmp_path):

@@ -4,7 +4,8 @@
                                                      jpg__offset 512, jpg__length 20480, txt …
 
 Each sample is read by its bytes alone afterwards. Samples keep the order of the archives, and have their
-keys from the paths in them.
+keys from the paths in them. Where a key is in two archives, as where each of them counts from 0, all keys of
+all archives begin with the archive's path: "shard-000/0001".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.errors import ConfigError, FormatError, ObjectMissing
+from penstock.errors import ConfigError, ObjectMissing
 from penstock.index.folders import BATCH_ROWS, listing_digest
 from penstock.index.grouping import Grouping, grouped_table
 from penstock.index.places import below, location_below
@@ -27,6 +28,7 @@ from penstock.store.urls import is_url, redact
 AT_A_TIME = 16
 """Archives whose headers are read at the same time."""
 READ_AHEAD = 2 << 20
+SUFFIX = ".tar"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
 
 
@@ -81,7 +83,7 @@ class TarSource:
                     raise
             if not any(grouping.rows for grouping in groupings):
                 raise ObjectMissing(f"{self.place}: its {len(groupings):,} archives hold no files named KEY.EXTENSION")
-            self._check_keys(groupings)
+            self._tell_apart(groupings)
             self._table = grouped_table(groupings, self._key_column, by_key=False)
         return self._table
 
@@ -96,17 +98,13 @@ class TarSource:
                 grouping.add(name, location, length, offset)
         return grouping
 
-    def _check_keys(self, groupings: Sequence[Grouping]) -> None:
-        """Raise if two archives have samples of one key: they would be one sample, read from two places."""
-        seen: dict[str, Grouping] = {}
-        for grouping in groupings:
-            twice = next((key for key in grouping.rows if key in seen), None)
-            if twice is not None:
-                raise FormatError(
-                    f"{grouping.place} and {seen[twice].place} both have a sample {twice!r}: write one of them again "
-                    "with other names, for instance below a folder of its own"
-                )
-            seen.update(dict.fromkeys(grouping.rows, grouping))
+    def _tell_apart(self, groupings: Sequence[Grouping]) -> None:
+        """Put the archive's path before every key, if any key is in two archives."""
+        if len(set().union(*(grouping.rows for grouping in groupings))) == sum(len(each.rows) for each in groupings):
+            return
+        for info, grouping in zip(self._shards, groupings, strict=True):
+            shard = info.path[: -len(SUFFIX)]
+            grouping.rows = {f"{shard}/{key}": row for key, row in grouping.rows.items()}
 
 
 def is_tar(name: str) -> bool:
@@ -123,4 +121,4 @@ def is_tar(name: str) -> bool:
         raise ConfigError(
             f"{redact(name)} is a compressed tar, of which no member can be read alone: uncompress it to .tar"
         )
-    return lower.endswith(".tar")
+    return lower.endswith(SUFFIX)
