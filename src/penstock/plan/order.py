@@ -11,14 +11,13 @@ nothing, and costs memory in proportion to blocks or to one window, never to sam
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from penstock.errors import ConfigError
+from penstock.plan.memo import Memo
 from penstock.plan.permutation import ORDER_NAME, permute
 from penstock.seeds import key
 from penstock.types import check_int
@@ -95,7 +94,7 @@ class WindowShuffle:
         self.window = check_int("window", window, minimum=1)
         self._starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
         self._sizes = ends - self._starts
-        self._tables = _Memo(self._table)
+        self._tables = Memo(self._table)
         self.name = f"window{self.window}:{ORDER_NAME}:{_digest(ends)}"
 
     def ids(self, epoch: int, offsets: np.ndarray) -> np.ndarray:
@@ -155,7 +154,7 @@ class LengthBuckets:
         # Of very many lengths some are enough to tell one dataset from another; all would cost O(num_samples).
         places = np.linspace(0, len(lengths) - 1, min(len(lengths), 4096)).astype(np.int64)
         self.name = f"lengths{bucket}/{window}:{_digest(lengths[places])}:{base.name}"
-        self._windows = _Memo(self._window)
+        self._windows = Memo(self._window)
 
     def ids(self, epoch: int, offsets: np.ndarray) -> np.ndarray:
         """Give the samples at offsets."""
@@ -180,19 +179,3 @@ class LengthBuckets:
 
 def _digest(sizes: np.ndarray) -> str:
     return blake2b(sizes.astype("<i8").tobytes(), digest_size=8).hexdigest()
-
-
-class _Memo:
-    """The last few results of a pure function: an epoch's table is asked for at every step of it."""
-
-    def __init__(self, function: Callable[[Any], Any], keep: int = 4) -> None:
-        self._function = function
-        self._keep = keep
-        self._known: OrderedDict[Any, Any] = OrderedDict()
-
-    def get(self, argument: Any) -> Any:
-        if (value := self._known.get(argument)) is None:
-            value = self._known[argument] = self._function(argument)
-            while len(self._known) > self._keep:
-                self._known.popitem(last=False)
-        return value
