@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from penstock import ChunkTracker, load_checkpoint, tokenize
@@ -18,6 +19,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TRAIN_GPT = EXAMPLES / "train_gpt.py"
 LONG_SEQUENCES = EXAMPLES / "long_sequences.py"
 TRAIN_BLOCKS = EXAMPLES / "train_blocks.py"
+IMAGE_CLASSIFICATION = EXAMPLES / "image_classification.py"
 SHAKESPEARE = EXAMPLES.parent.parent / "shared" / "data" / "tinyshakespeare.txt"
 SMALL = ("--batch-size=4", "--seq-len=16", "--dim=16", "--layers=1", "--eval-every=5", "--log-every=1")
 # One thread each, so that sums are added up in one order and losses can be compared to the last digit.
@@ -200,3 +202,28 @@ def test_train_blocks_killed_goes_on_where_it_was_saved_with_two_processes(corpu
         stats = tracker.get_progress_stats()
     assert saved + 40 - 4 * 3 <= stats["total_steps"] <= saved + 40
     assert stats["total_chunks_trained"] * 5 == stats["total_steps"]
+
+
+def images(folder: Path) -> list[str]:
+    """Have the example draw 90 images beside a broken one: 4 batches of 16 an epoch."""
+    (folder / "images" / "circle").mkdir(parents=True)
+    (folder / "images" / "circle" / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more came")
+    return [str(IMAGE_CLASSIFICATION), str(folder / "images"), "--make=90", "--batch-size=16"]
+
+
+def test_image_classification_learns_and_leaves_out_what_is_broken(tmp_path):
+    printed = run([*images(tmp_path), "--steps=24", f"--out={tmp_path / 'run'}"])
+    found = losses(printed)
+    assert list(found) == list(range(1, 25))
+    assert np.mean([float(found[step]) for step in range(20, 25)]) < float(found[1])
+    assert re.search(r"of (17|18|19) images right, \{('BadMedia': \d+)?\} left out", printed)
+
+
+@pytest.mark.slow
+def test_image_classification_goes_on_where_it_stopped(tmp_path):
+    command = images(tmp_path)
+    whole = losses(run([*command, "--steps=24", f"--out={tmp_path / 'whole'}"]))
+    first = losses(run([*command, "--steps=10", f"--out={tmp_path / 'cut'}"]))
+    rest = losses(run([*command, "--steps=24", f"--out={tmp_path / 'cut'}"]))
+    assert {**first, **rest} == whole
+    assert list(rest) == list(range(11, 25))
