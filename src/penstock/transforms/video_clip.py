@@ -156,7 +156,7 @@ def _fill(
     writer: FrameWriter | None = None
     for frame, first, stop in shown:
         if writer is None:
-            writer = FrameWriter(frame, wanted.size, wanted.fit, wanted.method)
+            writer = FrameWriter(video.container.scaler(), frame, wanted.size, wanted.fit, wanted.method)
             shape = (count, writer.height, writer.width, 3)
             if math.prod(shape) > _MAX_BYTES:
                 raise _too_large(video, f"{math.prod(shape):,} bytes, {_MAX_BYTES:,}")

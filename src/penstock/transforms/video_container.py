@@ -81,6 +81,10 @@ class Container:
         with self.reading("corrupt"):
             yield from self._container.decode(stream)
 
+    def scaler(self) -> Any:
+        """Give what converts frames: one for many frames, for its tables are made for a pair of sizes."""
+        return self._av.video.reformatter.VideoReformatter()
+
     def close(self) -> None:
         """Close the decoders and the file."""
         self._container.close()

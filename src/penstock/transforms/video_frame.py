@@ -15,6 +15,7 @@ class FrameWriter:
     """What becomes of every frame of a clip, settled by its first.
 
     Args:
+        scaler: the converter, see `Container`.
         first: the first decoded frame. Its display matrix says how the video is to be turned.
         size: of the result: a side, or (height, width). None: as it is.
         fit: see `ResizeImage`.
@@ -25,7 +26,8 @@ class FrameWriter:
         width: of the result.
     """
 
-    def __init__(self, first: Any, size: Size | None, fit: Fit, method: str) -> None:
+    def __init__(self, scaler: Any, first: Any, size: Size | None, fit: Fit, method: str) -> None:
+        self._scaler = scaler
         self._turns = round(first.rotation / 90) % 4
         self._method = method.upper()
         height, width = first.height, first.width
@@ -50,7 +52,9 @@ class FrameWriter:
     def write(self, decoded: Any, out: np.ndarray) -> None:
         """Write a frame's pixels to uint8 [height, width, 3]."""
         height, width = self._scaled
-        rgb = decoded.reformat(width=width, height=height, format="rgb24", interpolation=self._method, threads=1)
+        rgb = self._scaler.reformat(
+            decoded, width=width, height=height, format="rgb24", interpolation=self._method, threads=1
+        )
         plane = rgb.planes[0]
         rows = np.frombuffer(plane, np.uint8, count=height * plane.line_size).reshape(height, plane.line_size)
         pixels = rows[:, : width * 3].reshape(height, width, 3)

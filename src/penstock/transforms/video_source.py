@@ -90,13 +90,14 @@ class VideoSource:
             BadMedia: there are fewer than the header says ("truncated"), or none ("empty").
         """
         self._rewind()
-        packets = [packet for packet in self.container.packets(self._stream) if packet.size]
+        # Only what is needed of a packet: it holds its bytes.
+        packets = [(packet.pts, packet.is_discard) for packet in self.container.packets(self._stream) if packet.size]
         self._fresh = False
         if self.container.can_seek and len(packets) < self._stream.frames:
             raise self.container.bad(
                 "truncated", f"has {len(packets):,} frames, its header says {self._stream.frames:,}: it was cut off"
             )
-        stamps = [packet.pts for packet in packets if not packet.is_discard]
+        stamps = [pts for pts, is_discard in packets if not is_discard]
         if not stamps:
             raise self.container.bad("empty", "has a video stream without frames")
         trusted = self.container.can_seek and None not in stamps
