@@ -186,6 +186,54 @@ def test_a_wrong_region_is_said_at_once(web, answer, words):
     assert len(web.requests(r"x\.bin")) == 1
 
 
+def test_where_a_server_names_the_region_in_a_header_only_it_is_named(web):
+    web.fault(times=9, status=301, headers={"x-amz-bucket-region": "eu-west-3"})
+    for ask in ("get", "head"):
+        with pytest.raises(StoreError, match="the bucket is in eu-west-3, not in the region or at the endpoint"):
+            getattr(open_store("s3://bucket", **s3_on(web), **keys(1)), ask)("x.bin")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (403, "<Error><Code>SignatureDoesNotMatch</Code></Error>", r"the server says 403 Forbidden \(SignatureDoesNot"),
+        (400, EXPIRED["body"], "the credentials have expired"),
+        (
+            400,
+            "<Error><Code>AuthorizationHeaderMalformed</Code><Message>expecting 'eu-west-1'</Message></Error>",
+            "the bucket is in eu-west-1",
+        ),
+    ],
+    ids=["signature", "expired", "region"],
+)
+def test_what_a_description_is_refused_for_is_asked_with_a_request_that_may_be_answered(web, status, body, words):
+    web.fault(times=9, status=status, method="HEAD", body="")
+    web.fault(times=9, status=status, method="GET", body=body)
+    with pytest.raises(StoreError, match=words):
+        open_store("s3://bucket", **s3_on(web), **keys(1)).head("x.bin")
+    assert [line["method"] for line in web.requests(r"x\.bin")] == ["HEAD", "GET"]
+
+
+def test_a_description_that_is_refused_stays_refused_whatever_else_may_be_read(web):
+    web.add_files({"bucket/x.bin": b"x"})
+    web.fault(times=9, status=403, method="HEAD", body="")
+    with pytest.raises(AccessDenied, match="the server says 403 Forbidden"):
+        open_store("s3://bucket", **s3_on(web), **keys(1)).head("x.bin")
+
+
+def test_credentials_that_come_after_a_refusal_are_used(web, monkeypatch):
+    web.add_files({"bucket/x.bin": b"x"})
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    web.fault(times=1, status=403, body="<Error><Code>AccessDenied</Code></Error>")
+    with pytest.raises(AccessDenied, match="AccessDenied"):
+        open_store("s3://bucket", **s3_on(web)).get("x.bin")
+    monkeypatch.delenv("AWS_SKIP_SIGNATURE")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert open_store("s3://bucket", **s3_on(web)).get("x.bin") == b"x"
+    assert [line["auth"] for line in web.requests(r"x\.bin")] == [False, True]
+
+
 def test_a_wrong_signature_is_said_with_the_servers_word(web):
     web.add_files({"bucket/x.bin": b"x"})
     web.fault(path=r"x\.bin", times=9, status=403, body="<Error><Code>SignatureDoesNotMatch</Code></Error>")

@@ -89,6 +89,7 @@ def test_amazon(web, s3):
         s3.create_bucket("there")
         check(said("s3://there", **s3.options))
         check(said("s3://bucket", endpoint=NOBODY, **KEYS))
+        check(said("s3://bucket", endpoint="127.0.0.1:9000", **KEYS))
         check(said("s3://bucket", endpoint="http://nowhere.invalid", **KEYS))
 
 

@@ -16,6 +16,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
+from penstock.store.options import advice, check_addresses, variables
+from penstock.store.probe import probe
 from penstock.store.requests import Transient, held
 from penstock.store.urls import HTTP, Place, redact
 
@@ -31,6 +33,8 @@ _WRONG_REGION = re.compile(r"without LOCATION|AuthorizationHeaderMalformed.*regi
 _REGION = re.compile(r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>")
 _PROVIDER = re.compile(r"External \w+ credential provider: (\w+)")
 _EXPIRED = re.compile(r"<Code>(?:ExpiredToken|TokenRefreshRequired|RequestExpired)</Code>")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_PANICS = ("pyo3_runtime", "pyo3_async_runtimes")
 _REASONS = (
     ("dns error", "the host is not known"),
     ("Connection refused", "the connection was refused"),
@@ -67,21 +71,24 @@ def connect(
     if fresh:
         return _build(place.scheme, place.root, dict(headers), timeout_s, dict(options))
     try:
-        return _client(place.scheme, place.root, tuple(headers.items()), timeout_s, tuple(sorted(options.items())))
+        given = tuple(headers.items()), timeout_s, tuple(sorted(options.items()))
+        # A client keeps what the variables said when it was made: who changes them gets another.
+        return _client(place.scheme, place.root, *given, variables(place.scheme))
     except TypeError:
         # An option that can't be hashed, such as a function that renews credentials: a client of its own.
         return _build(place.scheme, place.root, dict(headers), timeout_s, dict(options))
 
 
 @lru_cache(maxsize=64)
-def _client(scheme: str, root: str, headers: tuple, timeout_s: float, options: tuple) -> ObjectStore:
+def _client(scheme: str, root: str, headers: tuple, timeout_s: float, options: tuple, variables: tuple) -> ObjectStore:
+    del variables
     return _build(scheme, root, dict(headers), timeout_s, dict(options))
 
 
 def _build(scheme: str, root: str, headers: dict[str, str], timeout_s: float, options: dict[str, Any]) -> ObjectStore:
-    from obstore.exceptions import BaseError
     from obstore.store import HTTPStore, from_url
 
+    check_addresses(scheme, options)
     client = {
         "timeout": REQUEST_S,
         "connect_timeout": min(CONNECT_S, timedelta(seconds=timeout_s)),
@@ -96,8 +103,11 @@ def _build(scheme: str, root: str, headers: dict[str, str], timeout_s: float, op
         if scheme in HTTP:
             return HTTPStore(root, client_options=client, retry_config=never, **options)
         return from_url(root, client_options=client, retry_config=never, **options)
-    except (BaseError, TypeError, ValueError) as error:
-        raise ConfigError(f"cannot open {redact(root)}: {_first_line(error)}") from None
+    except BaseException as error:
+        if not _is_of_obstore(error, TypeError, ValueError):
+            raise
+        said = advice(scheme, options, str(error)) or _first_line(error)
+        raise ConfigError(f"cannot open {redact(root)}: {said}") from None
 
 
 def begin_range(store: ObjectStore, key: str, start: int, stop: int) -> asyncio.Future[Any]:
@@ -138,9 +148,27 @@ async def fetch(
 async def describe(store: ObjectStore, key: str) -> Mapping[str, Any]:
     """Read an object's description: path, size, e_tag, last_modified. Raises as `fetch` does."""
     import obstore
+    from obstore.store import HTTPStore
 
-    with _in_our_terms():
-        return await held(obstore.head_async(store, key))
+    try:
+        with _in_our_terms():
+            return await held(obstore.head_async(store, key))
+    except StoreError as refused:
+        if isinstance(refused, ObjectMissing | ObjectChanged) or isinstance(store, HTTPStore):
+            raise
+        refusal = refused
+    raise await _said(store, key) or refusal
+
+
+async def _said(store: ObjectStore, key: str) -> StoreError | None:
+    """Ask for a byte of an object that could not be described: to HEAD, a cloud gives no reason."""
+    try:
+        await fetch(store, key, 0, 1, described=False)
+    except (OutsideObject, Transient):
+        return None
+    except StoreError as error:
+        return error
+    return None
 
 
 async def write(store: ObjectStore, key: str, data: bytes) -> None:
@@ -178,25 +206,39 @@ async def level(store: ObjectStore, prefix: str) -> tuple[list[Mapping[str, Any]
 
 @contextmanager
 def _in_our_terms() -> Iterator[None]:
-    from obstore.exceptions import BaseError
-
     try:
         yield
-    except (BaseError, OSError, ValueError) as error:
+    except BaseException as error:
+        if not _is_of_obstore(error, OSError, ValueError):
+            raise
         # Not `from error`: its text holds the URL with all that may be secret in it.
         raise meaning(error) from None
 
 
-def meaning(error: Exception) -> Exception:
+def _is_of_obstore(error: BaseException, *others: type[Exception]) -> bool:
+    """Tell whether an error is one that obstore raises, be it by breaking, or one of some others."""
+    from obstore.exceptions import BaseError
+
+    return isinstance(error, (BaseError, *others)) or _is_panic(error)
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__module__ in _PANICS
+
+
+def meaning(error: BaseException) -> Exception:
     """Say in our terms what an error of obstore means."""
     from obstore import exceptions
 
     text = str(error)
+    if _is_panic(error):
+        return StoreError("the client of the store broke on this request: check the storage options for odd values")
     reason = _reason(text)
     if _MISSING_BUCKET.search(text):
         return BucketMissing(reason)
     if _WRONG_REGION.search(text):
-        return StoreError(_region_advice(text))
+        expected = _REGION.search(text)
+        return WrongRegion(next(filter(None, expected.groups())) if expected else None)
     if _EXPIRED.search(text):
         return AccessDenied(f"the credentials have expired ({reason})")
     if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
@@ -232,10 +274,31 @@ def _of_status(text: str, reason: str) -> Exception:
     return Transient(reason, code) if passes else StoreError(reason)
 
 
-def _region_advice(text: str) -> str:
-    expected = _REGION.search(text)
-    where = f"the bucket is in {next(filter(None, expected.groups()))}" if expected else "the bucket is elsewhere"
-    return f"{where}, not in the region or at the endpoint that was asked: give region= (and endpoint=) of the bucket"
+class WrongRegion(StoreError):
+    """The bucket is elsewhere.
+
+    Args:
+        region: where; None if the server did not say.
+    """
+
+    def __init__(self, region: str | None) -> None:
+        where = f"the bucket is in {region}" if region else "the bucket is elsewhere"
+        super().__init__(
+            f"{where}, not in the region or at the endpoint that was asked: give region= (and endpoint=) of the bucket"
+        )
+        self.region = region
+
+
+async def region_of(store: ObjectStore, bucket: str) -> str | None:
+    """Ask a server without credentials where a bucket of S3 is; None if it does not say."""
+    config: Any = getattr(store, "config", {})
+    given = config.get("endpoint") or next(
+        (value for name in _ENDPOINTS if (value := dict(variables("s3")).get(name))), None
+    )
+    virtual = given and str(config.get("virtual_hosted_style_request", "false")).lower() == "true"
+    root = given or "https://s3.amazonaws.com"
+    answer = await probe(root, "" if virtual else bucket, {})
+    return None if answer is None else answer.headers.get("x-amz-bucket-region")
 
 
 class BucketMissing(ObjectMissing):

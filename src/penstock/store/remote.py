@@ -262,6 +262,8 @@ class RemoteStore:
         except StoreError as error:
             if str(error).startswith(what):
                 raise
+            if isinstance(error, objects.WrongRegion) and error.region is None:
+                error = objects.WrongRegion(await objects.region_of(self._connection.client, self._bucket()))
             raise StoreError(f"{what} failed: {error}") from error
 
     async def _ask(self, key: str) -> Answer | None:
@@ -300,6 +302,9 @@ class RemoteStore:
             # Any other refusal leaves the first error as what is known.
             return False
         return False
+
+    def _bucket(self) -> str:
+        return self._at.root.partition("://")[2].rstrip("/")
 
     def _shown(self, path: str) -> str:
         return f"{self.url}/{path}" if path else self.url
