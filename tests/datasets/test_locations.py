@@ -98,7 +98,7 @@ def test_an_index_that_knows_the_bytes_says_so_beside_the_column():
     (plain,) = IMAGE
     assert plain.beside(["image"]) == plain
     assert plain.beside(["image", "image__offset", "image__length"]) == Download(
-        name="image", column="image", offset="image__offset", length="image__length"
+        name="image", column="image", offset="image__offset", length="image__length", suffix=".image"
     )
     sized = plain.beside(["image", "image__length"])
     assert Locations([sized], "s3://b").wanted({"image": "x", "image__length": 7}) == [Wanted("s3://b/x", size=7)]

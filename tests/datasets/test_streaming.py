@@ -346,6 +346,17 @@ def test_the_members_of_a_sample_are_one_request(web, tmp_path):
         assert len(web.requests("tar")) <= 200
 
 
+@pytest.mark.parametrize("place", ["remote", "local"])
+def test_a_member_of_an_archive_keeps_its_extension_as_a_file_does(web, tmp_path, place):
+    write_tar(web.folder / "x.tar", dict.fromkeys(["0.jpg", "0.boxes.json", "0.a b"], b"content"))
+    folder = web.url if place == "remote" else web.folder
+    columns = ["jpg", "boxes.json", "a b"]
+    with StreamingDataset(f"{folder}/x.tar", tmp_path / "dst", columns_to_download=columns) as dataset:
+        sample = dataset[0]
+        assert [Path(sample[name]).suffix for name in columns] == [".jpg", ".json", ""]
+        assert {Path(sample[name]).read_bytes() for name in columns} == {b"content"}
+
+
 def test_of_an_archive_only_the_columns_to_keep_are_in_a_sample(tmp_path):
     write_tar(tmp_path / "x.tar", {f"{n}.{kind}": data(n) for n in range(3) for kind, data in KINDS.items()})
     options = {"columns_to_download": ["bin"], "index_cols_to_keep": ["txt"]}

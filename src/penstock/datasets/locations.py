@@ -38,6 +38,8 @@ class Download:
     """The column that says at which byte of the object the sample's part starts; None: all of the object."""
     length: str | None = None
     """The column that says how many bytes it has; without `offset`, how many the whole object has."""
+    suffix: str = ""
+    """What the local file's name ends in, where the object's own name does not say."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -51,7 +53,10 @@ class Download:
         offset, length = self.column + OFFSET, self.column + LENGTH
         if length not in columns:
             return self
-        return replace(self, offset=offset if offset in columns else None, length=length)
+        if offset not in columns:
+            return replace(self, length=length)
+        # Of a member of an archive the column is what its name ended in.
+        return replace(self, offset=offset, length=length, suffix=f".{self.column}")
 
 
 def read_downloads(columns_to_download: Any) -> tuple[Download, ...]:
@@ -134,7 +139,7 @@ class Locations:
                 continue
             url = self.resolved(location, download.column)
             if download.offset is not None:
-                found.append(Wanted(url, *_bounds(row, download.offset, download.length)))
+                found.append(Wanted(url, *_bounds(row, download.offset, download.length), suffix=download.suffix))
             elif url[0] == "/" or url.startswith("file:"):
                 found.append(local_path(url))
             else:

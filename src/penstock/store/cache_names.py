@@ -80,11 +80,12 @@ def suffix_of(wanted: Wanted) -> str:
 
     >>> suffix_of(Wanted("https://host/a/../b.JPG?size=3")), suffix_of(Wanted("s3://b/x.tar", 512, 900))
     ('.JPG', '')
+    >>> suffix_of(Wanted("s3://b/x.tar", 512, 900, suffix=".boxes.json"))
+    '.json'
     """
-    if wanted.start is not None:
-        # A part of a .tar is no .tar.
-        return ""
-    found = _SUFFIX.search(wanted.url.partition("?")[0] if "?" in wanted.url else wanted.url)
+    # A part of a .tar is no .tar.
+    name = wanted.url.partition("?")[0] if wanted.start is None else wanted.suffix
+    found = _SUFFIX.search(name)
     return found[0] if found else ""
 
 

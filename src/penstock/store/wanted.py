@@ -19,6 +19,8 @@ class Wanted(NamedTuple):
     """Where given, an object that has another is not what was meant: ObjectChanged."""
     size: int | None = None
     """Bytes of the whole object, where known: one that has more or fewer is ObjectChanged."""
+    suffix: str = ""
+    """Of a part of an object: what the name of its local file is to end in, such as ".jpg"."""
 
 
 class Piece(NamedTuple):
