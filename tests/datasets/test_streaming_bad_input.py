@@ -118,6 +118,37 @@ def test_a_location_leads_to_no_other_file_of_this_machine(web, tmp_path, locati
         dataset[0]
 
 
+@pytest.mark.parametrize("location", ["{folder}/000.bin", "file://{folder}/000.bin", "FILE://{folder}/000.bin"])
+def test_rows_from_afar_name_files_of_this_machine_only_where_that_is_allowed(web, tmp_path, location):
+    folder = subjects.write(tmp_path / "here", {"000.bin": content(0)})
+    table = subjects.as_csv([{**rows(1)[0], "image": location.format(folder=folder)}])
+    web.add_files({"samples.csv": table})
+    url, dst = f"{web.url}/samples.csv", tmp_path / "dst"
+    for src in (url, [url]):
+        with StreamingDataset(src, dst, **IMAGE) as dataset:
+            with pytest.raises(SampleError, match=r"'s000'.*give the dataset allow_local_paths=True"):
+                dataset[0]
+            parts = StreamingDataset(dataset.index, dst, **IMAGE)
+        with parts, pytest.raises(SampleError, match="allow_local_paths=True"):
+            parts[0]
+    with StreamingDataset(url, dst, allow_local_paths=True, **IMAGE) as dataset:
+        assert Path(dataset[0]["image"]).read_bytes() == content(0)
+    (folder / "samples.csv").write_bytes(table)
+    with StreamingDataset(folder / "samples.csv", dst, **IMAGE) as dataset:
+        assert Path(dataset[0]["image"]).read_bytes() == content(0)
+
+
+def test_an_index_from_afar_that_was_saved_here_does_not_lead_back_here(web, tmp_path):
+    folder = subjects.write(tmp_path / "here", {"000.bin": content(0)})
+    (folder / "samples.csv").write_bytes(subjects.as_csv([{**rows(1)[0], "image": "000.bin"}]))
+    with StreamingDataset(folder / "samples.csv", tmp_path / "dst", **IMAGE) as dataset:
+        dataset.index.save(tmp_path / "saved.arrow")
+    web.add_files({"saved.arrow": (tmp_path / "saved.arrow").read_bytes()})
+    with StreamingDataset(f"{web.url}/saved.arrow", tmp_path / "dst", **IMAGE) as dataset:
+        with pytest.raises(SampleError, match="allow_local_paths=True"):
+            dataset[0]
+
+
 def test_a_location_with_a_nul_fails_its_sample_alone(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -115,10 +115,12 @@ class Locations:
     Args:
         downloads: which columns hold locations.
         base: folder or URL that relative ones begin at; None if there is no such place.
+        local: whether rows may name files of this machine.
     """
 
-    def __init__(self, downloads: Sequence[Download], base: str | None) -> None:
+    def __init__(self, downloads: Sequence[Download], base: str | None, *, local: bool = True) -> None:
         self._downloads = tuple(downloads)
+        self._local, self._based_here = local, base is not None and is_local(base)
         plain, question, query = (base or "").partition("?") if is_url(base) else (base or "", "", "")
         self._base = None if base is None else plain.rstrip("/") + "/"
         # What lets a client read the index, such as a signature in its query, lets it read what lies beside.
@@ -159,6 +161,8 @@ class Locations:
             )
         if "://" in location:
             return self._known_store(location, column)
+        if not self._local and (location[0] == "/" or self._based_here):
+            raise _not_from_afar(location, column)
         if location[0] == "/":
             return location
         if self._base is None:
@@ -177,6 +181,8 @@ class Locations:
                 place = parse_url(url)
             except ConfigError as error:
                 raise FormatError(f"column {column!r} holds {_shown(url)}, which is no location: {error}") from None
+            if place.scheme == "file" and not self._local:
+                raise _not_from_afar(url, column)
             # On the Hub, what is a store begins further down.
             if place.scheme != "hf" and place.key:
                 self._roots.add(root)
@@ -196,6 +202,22 @@ class Locations:
             elif part not in ("", "."):
                 parts.append(part)
         return f"{scheme}://{root}/{'/'.join(parts)}" if mark else "/" + "/".join(parts)
+
+
+def is_local(place: str) -> bool:
+    """Tell whether a path or URL is of this machine's disks.
+
+    >>> is_local("/data"), is_local("FILE:///data"), is_local("s3://bucket")
+    (True, True, False)
+    """
+    return not is_url(place) or place[:5].lower() == "file:"
+
+
+def _not_from_afar(location: str, column: str) -> FormatError:
+    return FormatError(
+        f"column {column!r} holds {_shown(location)}, a file of this machine, but the index is not of this machine, and "
+        "who writes it could choose what is read here: if that is meant, give the dataset allow_local_paths=True"
+    )
 
 
 def _bounds(row: Row, offset: str, length: str | None) -> tuple[int, int]:

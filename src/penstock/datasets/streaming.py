@@ -21,7 +21,7 @@ import numpy as np
 from penstock.datasets.locations import read_downloads
 from penstock.datasets.quarantine import QuarantineLog
 from penstock.datasets.streaming_fetch import CacheSettings, Recital, SampleFetcher
-from penstock.datasets.streaming_index import index_of
+from penstock.datasets.streaming_index import index_of, is_of_this_machine
 from penstock.datasets.streaming_options import (
     Policy,
     cache_folder,
@@ -85,6 +85,7 @@ class StreamingDataset:
         on_error: a sample that fails "raise"s a SampleError, is "skip"ped, or "substitute"d by another. None: "raise",
             unless the loader says otherwise.
         storage_options: for the stores, see `penstock.open_store`.
+        allow_local_paths: rows of an index at a URL may name files of this machine; those of a local one always may.
 
     Raises:
         ConfigError: an argument cannot work, or the index lacks a column, or selects nothing.
@@ -121,6 +122,7 @@ class StreamingDataset:
         infinite_iteration: bool = False,
         on_error: Policy | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        allow_local_paths: bool = False,
     ) -> None:
         check_source(src)
         check_data_type(data_type)
@@ -160,6 +162,7 @@ class StreamingDataset:
             downloads=downloads,
             hidden=hidden_columns(self._index.columns, downloads, self._index.key, index_cols_to_keep),
             predownload=Chain(before, seed=seed, stream="predownload"),
+            local=check_flag("allow_local_paths", allow_local_paths) or is_of_this_machine(src, self._index),
         )
         self._chain = Chain(self.transforms, seed=seed)
         self._cache_settings = CacheSettings(folder=self.dst / "cache", limit=limit, options=options)

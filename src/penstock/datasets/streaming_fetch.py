@@ -41,6 +41,8 @@ class Recital:
     hidden: tuple[str, ...]
     """Columns that are needed to find the objects, and are not part of the sample."""
     predownload: Chain
+    local: bool = True
+    """Whether rows may name files of this machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +84,7 @@ class SampleFetcher:
         self._index = index
         self._recital = recital
         self._names = tuple(download.name for download in recital.downloads)
-        self._locations = Locations(recital.downloads, index.base)
+        self._locations = Locations(recital.downloads, index.base, local=recital.local)
         self._settings = settings
         self._cache: Cache | None = None
         self._lock = threading.Lock()

@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from penstock.datasets.locations import is_local
 from penstock.errors import ConfigError
 from penstock.index.build import build_index
 from penstock.index.scan import nearest
 from penstock.index.table import Index
 from penstock.store.urls import is_url
 from penstock.types import check_int
+
+
+def is_of_this_machine(src: Any, index: Index) -> bool:
+    """Tell whether an index was made here, by whoever may read this machine's files anyway."""
+    given = src if isinstance(src, list | tuple) else [src]
+    places = [os.fspath(one) for one in given if isinstance(one, str | os.PathLike)]
+    return all(is_local(place) for place in (*places, index.base) if place is not None)
 
 
 def index_of(
