@@ -260,6 +260,33 @@ def test_bad_files_say_what_is_wrong(tmp_path, sounds):
         assert refused(start + noise) in ("not-audio", "corrupt", "truncated", "unreadable", "no-audio", "empty")
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_damage_in_the_middle_is_never_a_crash(sounds, name):
+    whole = sounds[name].read_bytes()
+    reasons = set()
+    for seed in range(10):
+        damaged = bytearray(whole)
+        draw = np.random.default_rng(seed)
+        for at in draw.integers(0, len(whole) if seed % 2 else 300, 10):
+            damaged[at] = draw.integers(256)
+        try:
+            clip = DecodeAudio(seconds=0.5, crop="random", sample_rate=8000).read(bytes(damaged), rng=rng(seed))
+            assert clip.data.shape[1] == 4000
+            assert np.abs(clip.data).max() <= 1
+        except BadMedia as error:
+            reasons.add(error.reason)
+    assert reasons <= {
+        "corrupt",
+        "truncated",
+        "unreadable",
+        "not-audio",
+        "no-audio",
+        "too-large",
+        "empty",
+        "not-finite",
+    }
+
+
 def test_a_wrong_extension_does_not_matter(tmp_path, sounds):
     for name in FORMATS:
         path = tmp_path / f"{name}.jpg"

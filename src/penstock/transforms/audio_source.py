@@ -14,6 +14,7 @@ from penstock.transforms.media_file import MediaFile
 
 _IN_CONTAINERS = ("mp4", "webm", "aac", "avi", "mpeg", "flv")
 _PICTURES = ("jpeg", "png", "gif", "bmp", "tiff", "webp", "avif", "heif", "jp2", "pnm", "svg")
+_SOUNDS = ("wav", "flac", "ogg", "mp3")
 _NEVER = (*_PICTURES, "npy", "zip", "gzip", "pdf", "xml", "html", "json")
 _MAX_SAMPLE_RATE = 1_000_000
 _MAX_CHANNELS = 64
@@ -85,4 +86,6 @@ def _open(media: MediaFile) -> AudioSource:
         try:
             return ContainerSource(media)
         except (BadMedia, ConfigError):
+            if kind in _SOUNDS:
+                raise media.bad("corrupt", f"begins as {kind} and cannot be read: {error}") from None
             raise error from None
