@@ -144,9 +144,9 @@ def test_an_index_from_afar_that_was_saved_here_does_not_lead_back_here(web, tmp
     with StreamingDataset(folder / "samples.csv", tmp_path / "dst", **IMAGE) as dataset:
         dataset.index.save(tmp_path / "saved.arrow")
     web.add_files({"saved.arrow": (tmp_path / "saved.arrow").read_bytes()})
-    with StreamingDataset(f"{web.url}/saved.arrow", tmp_path / "dst", **IMAGE) as dataset:
-        with pytest.raises(SampleError, match="allow_local_paths=True"):
-            dataset[0]
+    dataset = StreamingDataset(f"{web.url}/saved.arrow", tmp_path / "dst", **IMAGE)
+    with dataset, pytest.raises(SampleError, match="allow_local_paths=True"):
+        dataset[0]
 
 
 def test_a_location_with_a_nul_fails_its_sample_alone(tmp_path):
