@@ -91,6 +91,21 @@ def test_a_saved_index_is_the_same_index(index, part, tmp_path):
     assert all_rows(built) == all_rows(saved)
 
 
+def test_a_saved_index_knows_its_key_wherever_it_is_a_source(table_of, web, tmp_path):
+    table = table_of("rows.csv", [{"id": row["index"], "url": row["url"]} for row in ROWS])
+    index = build_index(table, folder=tmp_path / "node", index_col_name="id")
+    for part, saved in zip(index.split(0.5), ("train.arrow", "val.arrow"), strict=True):
+        part.save(web.folder / saved)
+    for src in (web.folder / "val.arrow", f"{web.url}/val.arrow"):
+        built = build_index(src, folder=tmp_path / "other")
+        assert (built.key, all_rows(built)) == ("id", all_rows(index.split(0.5)[1]))
+        assert built.fingerprint == index.split(0.5)[1].fingerprint
+    both = build_index([web.folder / "train.arrow", web.folder / "val.arrow"], folder=tmp_path / "other")
+    assert (both.key, len(both)) == ("id", len(ROWS))
+    by_url = build_index(web.folder / "val.arrow", folder=tmp_path / "other", index_col_name="url")
+    assert by_url.key == "url"
+
+
 def test_an_index_saved_to_a_store_is_opened_from_there(index, tmp_path, s3):
     s3.create_bucket("saved-indexes")
     url, options = f"s3://saved-indexes/{tmp_path.name}", s3.options

@@ -23,7 +23,9 @@ import pyarrow as pa
 
 from penstock.errors import BadBlock, BadManifest, ConfigError, FormatError, ObjectChanged, ObjectMissing, StoreError
 from penstock.formats.files import LOCK_NAME, digest, read_json, store_errors, write_json
+from penstock.index.arrow_files import ArrowSource
 from penstock.index.grouping import LENGTH, OFFSET
+from penstock.index.joined import JoinedSource
 from penstock.index.keys import KeyCheck
 from penstock.index.lazy import Parts, plan_lazily
 from penstock.index.lazy_rows import LazyRows
@@ -106,7 +108,8 @@ def build_index(
     Args:
         src: see `sources.open_source`; or a source of your own.
         folder: where indexes of this node lie; made if missing. Nothing else is written there.
-        index_col_name: the column of the keys, which become text.
+        index_col_name: the column of the keys, which become text. Left as it is, of a saved index the one that it
+            names.
         columns: columns that have to be there.
         index_cols_to_keep: columns to keep beside these. None: all.
         sql_query: DuckDB SQL over the table `dataframe`, whose rows are the index.
@@ -136,6 +139,8 @@ def build_index(
     if max_size is not None:
         check_int("max_size", max_size, minimum=1)
     source = _opened(src, choice, storage_options)
+    if choice.key == KEY:
+        choice = replace(choice, key=_noted_key(source))
     if lazy_index_chunk_size is None:
         return _prepared(source, choice, Path(folder), timeout_s)
     if sql_query is not None:
@@ -155,6 +160,13 @@ def _opened(src: Any, choice: Choice, storage_options: Mapping[str, Any] | None)
         return src
     text = {choice.key, *choice.columns}
     return open_source(src, key=choice.key, text_columns=text, storage_options=storage_options)
+
+
+def _noted_key(source: Source) -> str:
+    """Give the column that keys are in where nobody says: of saved indexes the one that they name."""
+    first = source.sources[0] if isinstance(source, JoinedSource) else source
+    note = first.note if isinstance(first, ArrowSource) else None
+    return KEY if note is None else note.key
 
 
 def _prepared(source: Source, choice: Choice, folder: Path, timeout_s: float) -> Index:
