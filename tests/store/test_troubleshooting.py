@@ -113,6 +113,8 @@ def test_the_web(web, nginx, certificate, tmp_path):
         assert open_store(f"{nginx.url.replace('://', '://me:s3cr3t@')}/private").get("a/x.bin") == b"x"
         check(said(f"{nginx.url}/a", "y.bin"))
         check(listed(f"{nginx.url}/closed"))
+        check(said(nginx.url.replace("http:", "https:"), retries=6))
+        check(listed(f"{nginx.url.replace('http:', 'https:')}/a", retries=6))
         web.add_files({"x.bin": b"x" * 100})
         web.fault(times=9, ignore_range=True)
         with pytest.raises(PenstockError) as caught:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
 from penstock.store.options import advice, check_addresses, variables
-from penstock.store.probe import probe
+from penstock.store.probe import NO_TLS, UNTRUSTED, probe
 from penstock.store.requests import Transient, held
 from penstock.store.urls import HTTP, Place, redact
 
@@ -42,8 +42,13 @@ _REASONS = (
     ("kind: Interrupted", "the connection ended in the middle of the body"),
     ("kind: Timeout", "no answer within the time-out"),
     ("TimedOut", "no answer within the time-out"),
-    ("InvalidCertificate", "the server's certificate is not trusted"),
+    ("InvalidCertificate", UNTRUSTED),
+    ("InvalidContentType", NO_TLS),
+    ("AlertReceived", "the server and this client agree on no way to do TLS"),
+    ("PeerIncompatible", "the server and this client agree on no way to do TLS"),
+    ("tls handshake eof", "the connection ended in the TLS handshake"),
 )
+_FINAL = re.compile(r"InvalidCertificate|InvalidContentType|AlertReceived|PeerIncompatible")
 _memory: dict[str, Any] = {}
 _memory_lock = threading.Lock()
 
@@ -259,7 +264,7 @@ def meaning(error: BaseException) -> Exception:
 
 
 def _of_status(text: str, reason: str) -> Exception:
-    if "InvalidCertificate" in text:
+    if _FINAL.search(text):
         return StoreError(reason)
     status = re.search(r"status code: (\d{3})", text)
     if status is None:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urljoin, urlsplit
 
+from penstock.errors import StoreError
 from penstock.store.requests import Transient
 from penstock.store.urls import login_of
 
@@ -24,6 +25,10 @@ LONGEST_S = 10.0
 LONGEST_LINE = 1 << 16
 LARGEST_PAGE = 256 << 20
 MOST_REDIRECTS = 5
+UNTRUSTED = "the server's certificate is not trusted"
+NO_TLS = "the server does not speak TLS there: write http:// instead of https://, or check the port"
+_PLAIN = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+"""What OpenSSL calls an answer that is no TLS."""
 _FAILURES = (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
 
@@ -84,10 +89,15 @@ async def read_page(url: str, headers: Mapping[str, str], timeout_s: float) -> t
 
     Raises:
         Transient: no answer, or one cut short.
+        StoreError: TLS failed.
     """
     try:
         return await _followed("GET", url, headers, timeout_s)
+    except ssl.SSLCertVerificationError:
+        raise StoreError(UNTRUSTED) from None
     except _FAILURES as error:
+        if isinstance(error, ssl.SSLError) and error.reason in _PLAIN:
+            raise StoreError(NO_TLS) from None
         reason = "no answer within the time-out" if isinstance(error, TimeoutError) else str(error)
         raise Transient(reason or type(error).__name__) from None
 
