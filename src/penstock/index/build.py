@@ -35,11 +35,12 @@ from penstock.index.parquet_rows import ParquetRows
 from penstock.index.rows import MappedRows, Rows, map_rows, write_batches
 from penstock.index.scan import Source, TypesWidened, conform, nearest
 from penstock.index.sources import open_source
-from penstock.index.sql import run_query
+from penstock.index.sql import run_query, with_numbers
 from penstock.index.table import Index
+from penstock.index.text_tables import TextSource
 from penstock.types import check_int
 
-VERSION = 1
+VERSION = 2
 KEY = "index"
 """The column that keys are in unless it is said."""
 _MANIFEST = "index.json"
@@ -112,7 +113,8 @@ def build_index(
             names.
         columns: columns that have to be there.
         index_cols_to_keep: columns to keep beside these. None: all.
-        sql_query: DuckDB SQL over the table `dataframe`, whose rows are the index.
+        sql_query: DuckDB SQL over the table `dataframe`, whose rows are the index. Keys that are numbers, in CSV too,
+            are numbers to it, and become text afterwards.
         max_size: keep only so many rows, the first.
         allow_missing_columns: take None for the values of `columns` that are not there.
         lazy_index_chunk_size: of Parquet, read parts of at least so many rows when they are needed, and nothing but
@@ -262,11 +264,19 @@ def write_rows(source: Source, choice: Choice, path: Path, check: KeyCheck) -> M
     try:
         _write(source, _whole, whole)
         rows = map_rows(str(whole))
-        with run_query(choice.sql_query, pa.Table.from_batches(rows.batches, rows.schema), path.parent) as reader:
-            _write(_Selected(source, reader), choice.columns_of, path, choice.max_size, check)
+        # What an untyped file has as text for the index's sake is to the query what its values look like.
+        guessed = {choice.key, *choice.columns} if _is_untyped(source) else set()
+        table, before = with_numbers(pa.Table.from_batches(rows.batches, rows.schema), guessed)
+        with run_query(choice.sql_query, table, path.parent) as reader:
+            _write(_Selected(source, reader, before), choice.columns_of, path, choice.max_size, check)
     finally:
         whole.unlink(missing_ok=True)
     return MappedRows(path)
+
+
+def _is_untyped(source: Source) -> bool:
+    parts = source.sources if isinstance(source, JoinedSource) else [source]
+    return all(isinstance(part, TextSource) and not part.has_types for part in parts)
 
 
 def _whole(schema: pa.Schema, place: str) -> pa.Schema:
@@ -274,18 +284,16 @@ def _whole(schema: pa.Schema, place: str) -> pa.Schema:
 
 
 class _Selected:
-    """The rows that a query gives, as a source of rows."""
+    """The rows that a query gives, as a source of rows; some columns of types that they had before."""
 
-    def __init__(self, source: Source, reader: Any) -> None:
+    def __init__(self, source: Source, reader: Any, before: Mapping[str, pa.DataType]) -> None:
         self.place, self.base, self.signature = source.place, source.base, source.signature
         self._reader = reader
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self._reader.schema
+        self.schema = pa.schema([(field.name, before.get(field.name, field.type)) for field in reader.schema])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        yield from self._reader
+        for batch in self._reader:
+            yield conform(batch, self.schema)
 
 
 def _write(

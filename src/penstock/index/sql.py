@@ -7,7 +7,7 @@ one thread, draws random numbers from a fixed seed, and sees neither files nor t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ def run_query(query: str, rows: pa.Table, scratch: str | os.PathLike[str] | None
             yield database.sql(query).to_arrow_reader(_BATCH_ROWS)
         except (duckdb.Error, pa.ArrowException) as error:
             # What goes wrong while rows are fetched comes through Arrow, with the same message.
-            told, names = _placed(database, query, error), ", ".join(map(repr, rows.schema.names))
+            told, table = _placed(database, query, error), database.table(TABLE)
+            names = ", ".join(f"{name!r} {kind}" for name, kind in zip(table.columns, table.dtypes, strict=True))
             raise ConfigError(
                 f"sql_query failed: {told}\nThe query was: {query}\nIts table is {TABLE}, with the columns {names}"
             ) from error
@@ -71,6 +72,39 @@ def _placed(database: Any, query: str, error: Exception) -> str:
         except duckdb.Error as placed:
             return str(placed)
     return str(error)
+
+
+def with_numbers(rows: pa.Table, names: Iterable[str]) -> tuple[pa.Table, dict[str, pa.DataType]]:
+    """Give columns of text that are all numbers as such, so that a query compares and orders them as numbers.
+
+    A column stays text if the text of any of its numbers would be another, as that of 007 is.
+
+    Returns:
+        The table, and the types of the columns that are others now, as they were.
+    """
+    before: dict[str, pa.DataType] = {}
+    for place, name in enumerate(rows.schema.names):
+        text = rows.column(place)
+        if name not in names or not pa.types.is_string(text.type):
+            continue
+        for kind in (pa.int64(), pa.float64()):
+            if (numbers := _as_numbers(text, kind)) is not None:
+                rows, before[name] = rows.set_column(place, name, numbers), text.type
+                break
+    return rows, before
+
+
+def _as_numbers(text: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+    chunks = []
+    for chunk in text.chunks:
+        try:
+            numbers = chunk.cast(kind)
+        except pa.ArrowInvalid:
+            return None
+        if not numbers.cast(text.type).equals(chunk):
+            return None
+        chunks.append(numbers)
+    return pa.chunked_array(chunks, kind)
 
 
 @contextmanager

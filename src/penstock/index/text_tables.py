@@ -62,8 +62,7 @@ class TextSource:
         self._content: bytes | None = None
         self._open_raw: Opener = partial(open_raw, **storage_options)
         opener = self._open if file.url is not None and file.size_bytes <= small_bytes else self._open_raw
-        is_csv = file.kind in ("csv", "tsv")
-        self._blocks: Blocks = CsvBlocks(file, text_columns, opener) if is_csv else JsonBlocks(file, opener)
+        self._blocks: Blocks = JsonBlocks(file, opener) if self.has_types else CsvBlocks(file, text_columns, opener)
         self._schema: pa.Schema | None = None
 
     @property
@@ -75,6 +74,11 @@ class TextSource:
     def base(self) -> str:
         """What relative locations are below: its folder."""
         return folder_of(self.file)
+
+    @property
+    def has_types(self) -> bool:
+        """Whether its values say what they are, as those of JSON do."""
+        return self.file.kind not in ("csv", "tsv")
 
     @property
     def schema(self) -> pa.Schema:
