@@ -23,7 +23,7 @@ At = tuple[int, int]
 ROOM_SHARE = 4
 """A process may begin a quarter of the limit: the cache is for others, and for the past, too."""
 FIRST_GUESS_BYTES = 256 << 10
-CHUNK = 64
+CHUNK = 128
 """Objects begun at a time: whoever fetches waits for one such beginning at most."""
 MOST_HINTED = 4096
 OVERTAKEN = 512

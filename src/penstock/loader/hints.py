@@ -29,7 +29,7 @@ HINTED_SAMPLES = 512
 """Samples of a rank that are hinted ahead at the least: twice the requests that may be under way."""
 FIRST_SAMPLES = 256
 """As many as that before the first are handed on, so that a first batch waits for no more hints than are of use."""
-SAMPLES_A_HINT = 64
+SAMPLES_A_HINT = 128
 """Samples in one hint, about: a hint costs something in itself, whatever it holds."""
 
 Walk = Callable[[Cursor], Iterator[Share]]

@@ -49,7 +49,8 @@ class Flight:
         """Where its pin counts; below 0: it has none and needs none."""
         self.local = False
         """Whether it is on this machine, where it may change at any time."""
-        self.waiters: list[Waiter] = []
+        self.waiters: list[Waiter] | None = None
+        """Who waits for it now. What is kept of thousands has as few parts as possible: the collector looks at each."""
         self.holds = 0
         """Hints that nobody has followed yet."""
         self.users = 0
@@ -166,12 +167,14 @@ class Flights:
                 return
             waiter = Waiter(len(pending))
             for flight in pending:
+                if flight.waiters is None:
+                    flight.waiters = []
                 flight.waiters.append(waiter)
         if waiter.event.wait(timeout_s):
             return
         with self._lock:
             for flight in pending:
-                if waiter in flight.waiters:
+                if flight.waiters and waiter in flight.waiters:
                     flight.waiters.remove(waiter)
 
     def hand_out(self, flights: Sequence[Flight]) -> list[CachedFile | None]:
@@ -223,11 +226,13 @@ class Flights:
         """Tell who waits that flights have landed."""
         with self._lock:
             for flight in flights:
-                for waiter in flight.waiters:
+                for waiter in flight.waiters or ():
                     waiter.missing -= 1
                     if not waiter.missing:
                         waiter.event.set()
-                flight.waiters.clear()
+                flight.waiters = None
+                if flight.path is not None:
+                    flight.claimed = None
                 if not flight.needed and not flight.resting and self._known.get(flight.wanted) is flight:
                     self._end(flight)
 
