@@ -91,3 +91,14 @@ def odd_only(sample: dict[str, Any]) -> dict[str, Any] | None:
 def pick_caption(row: dict[str, Any], rng) -> dict[str, Any]:
     """Choose one of two captions before anything is downloaded."""
     return {**row, "caption": row["caption"] if rng.random() < 0.5 else "none"}
+
+
+def hide_path(sample: dict[str, Any]) -> dict[str, Any]:
+    """Give the path as something that does not show what it is a path of."""
+    return {"name": Path(sample["file"])}
+
+
+def folder_of_files(count: int = 120, size: int = 100_000) -> dict[str, bytes]:
+    """A table of files of one size, for a server."""
+    rows = [{"index": f"k{number}", "file": f"{number}.bin"} for number in range(count)]
+    return {"i.csv": as_csv(rows), **{f"{number}.bin": number.to_bytes(4) * (size // 4) for number in range(count)}}

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from penstock.datasets.answers import as_samples, is_table, own_transforms
+from penstock.datasets.leased import Leased, lease_of
 from penstock.datasets.streams import Streams, merged
 from penstock.errors import ConfigError
 from penstock.plan.mixture import Batches, Mixture, Part, Stop
@@ -202,6 +203,7 @@ class Mix:
             whole = merged(tables, [where for _, where, *_ in parts], self._buffers)
             if whole is not None:
                 return whole
+        leases = [lease for *_, rows in parts if (lease := lease_of(rows)) is not None]
         samples: list[Any] = [None] * len(ids)
         for stream, where, own, rows in parts:
             each: Any = as_samples(rows, len(own)) if isinstance(rows, dict) else rows
@@ -213,7 +215,7 @@ class Mix:
                 each = map(partial(_marked, stream), passes[where].tolist(), own.tolist(), each)
             for place, row in zip(where.tolist(), each, strict=True):
                 samples[place] = row
-        return samples
+        return Leased.of(samples, leases) if leases else samples
 
     def keyed_transforms(self, seed: int) -> tuple[Callable[..., Any], ...]:
         """Give what runs the streams' own transforms, with the randomness of a seed and the stream's name."""

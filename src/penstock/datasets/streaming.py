@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from penstock.datasets.leased import keep_with, lease_of
 from penstock.datasets.locations import read_downloads
 from penstock.datasets.quarantine import QuarantineLog
 from penstock.datasets.streaming_fetch import CacheSettings, Recital, SampleFetcher
@@ -350,7 +351,9 @@ class StreamingDataset:
         return self._tried(id_)
 
     def _tried(self, id_: int) -> Any:
-        return self._transformed(id_, self.fetch(np.array([id_]))[0])
+        rows = self.fetch(np.array([id_]))
+        sample, lease = self._transformed(id_, rows[0]), lease_of(rows)
+        return keep_with(sample, lease) if lease and self.transforms else sample
 
     def _transformed(self, id_: int, row: Any) -> Any:
         """Run the transforms on what `fetch` gave of a sample."""

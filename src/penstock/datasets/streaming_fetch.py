@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from penstock.datasets.leased import Leased
 from penstock.datasets.locations import Download, Locations, Place, Row
 from penstock.datasets.lookahead import Lookahead
 from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
@@ -111,10 +112,11 @@ class SampleFetcher:
         if files and self._settings.limit is not None:
             self._lookahead.go_on(_size_of(files[0]))
         arrived = iter(files)
-        return [
+        samples = [
             self._filled(id_, plan, arrived) if type(plan) is _Planned else plan
             for (_, id_), plan in zip(places, plans, strict=True)
         ]
+        return Leased.of(samples, files) if files else samples
 
     def prefetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> None:
         """Begin to download what the samples of ids need; waits for rows at most, and leaves errors to `fetch`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from penstock.datasets.leased import Leased, lease_of
 from penstock.errors import LoaderClosed, StateMismatch
 from penstock.transforms.chain import Chain
 
@@ -197,10 +198,12 @@ class _Whole:
 
     def fetch(self, ids: np.ndarray, epochs: np.ndarray) -> list[Any]:
         """Give the samples of ids, int64 [n], numbered."""
-        rows = zip(ids.tolist(), epochs.tolist(), self._dataset.fetch(ids, epochs), strict=True)
-        return [
+        fetched = self._dataset.fetch(ids, epochs)
+        rows = zip(ids.tolist(), epochs.tolist(), fetched, strict=True)
+        numbered = [
             row if row is None or isinstance(row, Exception) else _Numbered(id_, epoch, row) for id_, epoch, row in rows
         ]
+        return Leased.of(numbered, lease_of(fetched))
 
     def transformed(self, sample: _Numbered) -> _Numbered | None:
         """Run the transforms on one sample and keep together what comes out."""

@@ -285,6 +285,9 @@ class StreamingDataLoader:
         """End workers and threads, within a second; the loader can be iterated again afterwards."""
         self._turn = None
         self._assignment.let_go()
+        for handed in (self._assignment.at, self._assignment.last):
+            if handed is not None and handed[2] is not None:
+                handed[2].leases = ()
         if self._finalizer is not None:
             self._finalizer()
         self._engine = self._finalizer = None
@@ -313,6 +316,8 @@ class StreamingDataLoader:
                 assignment.at = share, step, made
                 yield batch
                 del batch
+                if made is not None:
+                    made.leases = ()
                 now = clock()
                 stats.elapsed_s += now - asked
                 asked = now

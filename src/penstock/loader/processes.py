@@ -48,6 +48,24 @@ class _Worker:
     tickets: dict[int, Ticket] = field(default_factory=dict)
     told: int = 0
     """Steps it was told of and has not been given yet."""
+    over: deque[int] = field(default_factory=deque)
+    """Tickets whose batches the trainer has done with, of which it does not know yet."""
+
+
+class _Lease:
+    """Tells a worker, by being collected, that the files of a batch are in use no longer."""
+
+    __slots__ = ("_number", "_over")
+
+    def __init__(self, over: deque[int], number: int) -> None:
+        self._over, self._number = over, number
+
+    def __del__(self) -> None:
+        self._over.append(self._number)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of a loader holds none of its batches.
+        return tuple, ()
 
 
 class ProcessLane:
@@ -95,6 +113,10 @@ class ProcessLane:
     def result(self, ticket: Ticket, timeout: float) -> Made:
         """Wait for a ticket, reading whatever the workers send meanwhile."""
         deadline = time.monotonic() + timeout
+        for worker in self._workers:
+            if worker.over and not worker.tickets:
+                # It is given nothing more, with which it could be told.
+                self._send(worker, HINT, [])
         try:
             while ticket.number not in self._done:
                 # No longer at a time than it may take to notice that another thread has closed the lane.
@@ -161,7 +183,8 @@ class ProcessLane:
     def _send(self, worker: _Worker, number: int, content: Cursor | list[Cursor]) -> None:
         # A worker that is gone is reported by `result`, with all that it owed.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            worker.wire.send((number, content, worker.slabs.released()), timeout=SEND_WITHIN_S)
+            over = [worker.over.popleft() for _ in range(len(worker.over))]
+            worker.wire.send((number, content, worker.slabs.released(), over), timeout=SEND_WITHIN_S)
 
     def _receive(self, worker: _Worker, timeout: float) -> None:
         """Read one message of a worker."""
@@ -176,6 +199,8 @@ class ProcessLane:
         value = worker.slabs.unpack(content, fds)
         if kind == "failed":
             value, value.__cause__ = value
+        if kind == "leased":
+            value.leases = _Lease(worker.over, number)
         worker.tickets.pop(number, None)
         if number in self._stale:
             self._stale.remove(number)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from penstock.datasets.answers import as_samples, is_table, own_transforms
+from penstock.datasets.leased import lease_of
 from penstock.errors import ConfigError, SampleError
 from penstock.seeds import uniform
 from penstock.transforms.chain import Chain, takes
@@ -51,6 +52,8 @@ class Part:
     failures: list[Failure] = field(default_factory=list)
     substitutes: dict[int, int] = field(default_factory=dict)
     """Failed id → the id whose sample stands in its place."""
+    leases: list[Any] = field(default_factory=list)
+    """What keeps the files in place that the samples may name."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,6 +64,8 @@ class Made:
     num_samples: int
     failures: list[Failure]
     substitutes: dict[int, int]
+    leases: Any = ()
+    """What keeps the files in place that the batch may name: kept until the trainer asks for the next."""
 
 
 class Recipe:
@@ -109,8 +114,9 @@ class Recipe:
 
     def part(self, epochs: int | np.ndarray, ids: np.ndarray) -> Part:
         """Fetch and transform some of a step's ids."""
+        leases: list[Any] = []
         try:
-            rows = self._fetch(epochs, ids)
+            rows = self._fetch(epochs, ids, leases)
         except Exception as error:  # noqa: BLE001 - a dataset may raise anything; the policy decides what it means
             return self._one_by_one(epochs, ids, error)
         self._check_count(rows, len(ids))
@@ -119,9 +125,9 @@ class Recipe:
                 return Part(rows=rows)
             rows = as_samples(rows, len(ids))
         if not self.chain and not (self._filters and None in rows) and not self._any_failed(rows):
-            return Part(rows=rows)
+            return Part(rows=rows, leases=leases)
         made: list[Any] = []
-        part = Part(rows=made)
+        part = Part(rows=made, leases=leases)
         for epoch, id_, sample in zip(_each(epochs, ids), ids.tolist(), rows, strict=True):
             try:
                 samples = self._transform(epoch, id_, sample)
@@ -138,6 +144,7 @@ class Recipe:
         """Put the parts of a step together, in the order of its ids, and collate them."""
         failures = [failure for part in parts for failure in part.failures]
         substitutes = {old: new for part in parts for old, new in part.substitutes.items()}
+        leases = [lease for part in parts for lease in part.leases]
         rows = _joined([part.rows for part in parts])
         if isinstance(rows, dict):
             return Made(batch=rows, num_samples=len(ids), failures=failures, substitutes=substitutes)
@@ -145,19 +152,22 @@ class Recipe:
             # Ranks must stay in step, so a rank whose samples all failed hands out one flagged substitute.
             first = int(ids[0])
             left_out = f"all {len(ids)} samples of a batch, {_shown(ids)}, were left out"
-            rows, substitutes[first] = self._substitute(_each(epochs, ids)[0], first, failures, left_out)
+            epoch = _each(epochs, ids)[0]
+            rows, substitutes[first] = self._substitute(epoch, first, failures, left_out, leases)
         try:
             batch = self.collate(rows)
         except Exception as error:
             raise self._error(int(ids[0]), "collate", error, f"samples {_shown(ids)}") from error
-        return Made(batch=batch, num_samples=len(rows), failures=failures, substitutes=substitutes)
+        return Made(batch=batch, num_samples=len(rows), failures=failures, substitutes=substitutes, leases=leases)
 
-    def _fetch(self, epochs: int | np.ndarray, ids: np.ndarray) -> Rows:
+    def _fetch(self, epochs: int | np.ndarray, ids: np.ndarray, leases: list[Any]) -> Rows:
+        """Ask the dataset; what keeps the files of its answer in place is added to `leases`."""
         dataset = self.dataset
-        if self._by_epoch:
-            return dataset.fetch(ids, epochs=each_epoch(epochs, ids))
-        if (fetch := getattr(dataset, "fetch", None)) is not None:
-            return fetch(ids)
+        if self._fetches:
+            rows = dataset.fetch(ids, epochs=each_epoch(epochs, ids)) if self._by_epoch else dataset.fetch(ids)
+            if (lease := lease_of(rows)) is not None:
+                leases.append(lease)
+            return rows
         if (getitems := getattr(dataset, "__getitems__", None)) is not None:
             return getitems(ids.tolist())
         return [dataset[id_] for id_ in ids.tolist()]
@@ -186,13 +196,13 @@ class Recipe:
             raise self._error(int(ids[0]), "fetch", error) from error
         part = Part(rows=[])
         for epoch, id_ in zip(_each(epochs, ids), ids.tolist(), strict=True):
-            self._settle(part, epoch, id_, partial(self._sample, epoch, id_))
+            self._settle(part, epoch, id_, partial(self._sample, epoch, id_, part.leases))
         return part
 
-    def _sample(self, epoch: int, id_: int) -> list[Any]:
+    def _sample(self, epoch: int, id_: int, leases: list[Any]) -> list[Any]:
         """Fetch and transform one sample alone."""
         try:
-            rows = self._fetch(epoch, np.array([id_]))
+            rows = self._fetch(epoch, np.array([id_]), leases)
         except Exception as error:
             raise self._error(id_, "fetch", error) from error
         self._check_count(rows, 1)
@@ -210,21 +220,21 @@ class Recipe:
         except Exception as error:
             raise self._error(id_, "transform", error) from error
 
-    def _tried(self, epoch: int, id_: int, make: Callable[[], list[Any]]) -> list[Any]:
+    def _tried(self, epoch: int, id_: int, leases: list[Any], make: Callable[[], list[Any]]) -> list[Any]:
         """Make one sample; a dataset that can get it anew, having thrown away what it kept of it, does so once."""
         try:
             return make()
         except SampleError:
             if self._discard is None or not self._discard(id_):
                 raise
-        return self._sample(epoch, id_)
+        return self._sample(epoch, id_, leases)
 
     def _settle(self, part: Part, epoch: int, id_: int, make: Callable[[], list[Any]]) -> None:
         """Add what `make` gives to the part, or apply the policy to its failure."""
         rows = part.rows
         assert isinstance(rows, list)
         try:
-            samples = self._tried(epoch, id_, make)
+            samples = self._tried(epoch, id_, part.leases, make)
             if samples:
                 rows.extend(samples)
                 return
@@ -236,10 +246,13 @@ class Recipe:
             failure = Failure(epoch=epoch, id=id_, stage=error.stage, reason=error.reason, message=cause)
         part.failures.append(failure)
         if self.on_error == "substitute" and failure.reason != "filtered":
-            samples, part.substitutes[id_] = self._substitute(epoch, id_, [failure], f"sample {id_} was left out")
+            left_out = f"sample {id_} was left out"
+            samples, part.substitutes[id_] = self._substitute(epoch, id_, [failure], left_out, part.leases)
             rows.extend(samples)
 
-    def _substitute(self, epoch: int, id_: int, failures: Sequence[Failure], left_out: str) -> tuple[list[Any], int]:
+    def _substitute(
+        self, epoch: int, id_: int, failures: Sequence[Failure], left_out: str, leases: list[Any]
+    ) -> tuple[list[Any], int]:
         """Give the samples of another id, drawn by (seed, epoch, id, attempt) and nothing else."""
         start, stop = self._peers(id_) if self._peers is not None else (0, len(self.dataset))
         tried: list[str] = []
@@ -247,7 +260,7 @@ class Recipe:
         for attempt in range(MAX_FAILED_SUBSTITUTES + MAX_FILTERED_SUBSTITUTES):
             other = start + uniform(self.seed, "substitute", epoch, id_, attempt) % (stop - start)
             try:
-                if samples := self._tried(epoch, other, partial(self._sample, epoch, other)):
+                if samples := self._tried(epoch, other, leases, partial(self._sample, epoch, other, leases)):
                     return samples, other
                 tried.append("filtered")
             except SampleError as error:

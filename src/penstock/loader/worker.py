@@ -92,17 +92,25 @@ def _import_script(preparation: dict[str, Any]) -> None:
 def _serve(wire: Wire, recipe: Recipe, share_at: ShareAt) -> None:
     """Make tickets until the connection ends."""
     slabs = SlabWriter()
+    leases: dict[int, Any] = {}
     hints: Hints | None = None
     while True:
-        (number, cursor, released), _ = wire.receive()
+        (number, cursor, released, over), _ = wire.receive()
         slabs.take_back(released)
+        for done in over:
+            leases.pop(done, None)
+        if number == HINT and not cursor:
+            continue
         if number == HINT:
             hints = hints or Hints(recipe.dataset)
             hints([share for one in cursor if (share := share_at(one)) is not None])
             continue
-        kind = "made"
         try:
-            parcel, fds = _packed(slabs, recipe, share_at(cursor))
+            parcel, fds, lease = _packed(slabs, recipe, share_at(cursor))
+            kind = "leased" if lease else "made"
+            if lease:
+                # The trainer's batch may name files that only this process keeps in place.
+                leases[number] = lease
         except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer
             kind = "failed"
             error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)).rstrip())
@@ -112,12 +120,13 @@ def _serve(wire: Wire, recipe: Recipe, share_at: ShareAt) -> None:
             os.close(fd)
 
 
-def _packed(slabs: SlabWriter, recipe: Recipe, share: Share | None) -> tuple[Parcel, tuple[int, ...]]:
-    """Make the batch of a share's one step and pack it."""
+def _packed(slabs: SlabWriter, recipe: Recipe, share: Share | None) -> tuple[Parcel, tuple[int, ...], Any]:
+    """Make the batch of a share's one step and pack it; give with it what keeps its files in place."""
     assert share is not None
     made = recipe.make(share.epochs(0), share.ids[0])
+    lease, made.leases = made.leases, ()
     try:
-        return slabs.pack(made)
+        return *slabs.pack(made), lease
     except Exception as error:
         raise ConfigError(
             f"the batch of samples {share.ids[0].tolist()} of {type(recipe.dataset).__name__} cannot be sent from a "
