@@ -3,7 +3,8 @@
 500 × 375 JPEG in RAM → uint8 [128, 224, 224, 3] on two cores. The limit is a loop of two threads that decode and
 resize with OpenCV and do nothing else: no order, no batch. Then the same work by torch's DataLoader and Grain, given
 the very same function, and what they do as shipped, with Pillow. Each run is a fresh process; the clock starts at the
-first batch, when its workers run, and counts the images after it.
+first batch, when its workers run, and counts the images after it. `--clock cpu` counts processor time instead, of all
+processes together, for machines where other work runs.
 
 Run: python benchmarks/image_decoding.py [--rounds 5] [--method linear] [--only penstock …], with the peers installed.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
+import resource
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 
 from side_by_side import compare
 
@@ -71,7 +73,7 @@ class Files:
         return {"image": data} if self.decode is None else self.decode(data, self.method)
 
 
-def bare(method: str) -> float:
+def bare(method: str, clock: Callable[[], float]) -> float:
     """Decode in threads, each of which has its part of the images from the start."""
     import cv2
 
@@ -84,12 +86,12 @@ def bare(method: str) -> float:
 
     threads = [threading.Thread(target=work, args=[part]) for part in range(CORES)]
     by_opencv(files[0], method)
-    started = time.perf_counter()
+    started = clock()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return IMAGES / (time.perf_counter() - started)
+    return IMAGES / (clock() - started)
 
 
 def penstock(method: str, *, reused: bool = True) -> Iterator[Any]:
@@ -129,41 +131,53 @@ BATCHES: dict[str, Callable[[str], Iterator[Any]]] = {
 }
 
 
-def rate(batches: Iterator[Any]) -> float:
-    """Images per second from the first batch on."""
+def rate(batches: Iterator[Any], clock: Callable[[], float]) -> float:
+    """Images per second of a clock, from the first batch on."""
     first = next(batches)
     assert tuple(first.shape) == (BATCH, SIDE, SIDE, 3), first.shape
     del first
-    started, count = time.perf_counter(), 0
+    started, count = clock(), 0
     for batch in batches:
         count += len(batch)
         del batch
     assert count == IMAGES - BATCH
-    return count / (time.perf_counter() - started)
+    return count / (clock() - started)
 
 
-def child(name: str, method: str) -> float:
-    command = [sys.executable, __file__, "--child", name, "--method", method]
+def processor_time() -> float:
+    """Seconds that this process and its children so far have worked, on all cores."""
+    me = psutil.Process()
+    times = [process.cpu_times() for process in [me, *me.children(recursive=True)]]
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return sum(time.user + time.system for time in times) + ended.ru_utime + ended.ru_stime
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": processor_time}
+
+
+def child(name: str, method: str, clock: str) -> float:
+    command = [sys.executable, __file__, "--child", name, "--method", method, "--clock", clock]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (name, done.stderr)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    return float(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--method", choices=["linear", "area"], default="linear")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: where other work runs beside this")
     parser.add_argument("--only", nargs="+", help="contenders whose names begin so, beside the bare loop")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        figure = bare(options.method) if options.child == "bare" else rate(BATCHES[options.child](options.method))
-        print(json.dumps(figure))
+        clock, name = CLOCKS[options.clock], options.child
+        print(bare(options.method, clock) if name == "bare" else rate(BATCHES[name](options.method), clock))
         return
     names = [name for name in BATCHES if name.startswith(tuple(options.only or [""]))]
     compare(
-        f"{WIDTH} × {HEIGHT} JPEG to {SIDE} × {SIDE}, {options.method}, batches of {BATCH}",
-        {name: partial(child, name, options.method) for name in ["bare", *names]},
+        f"{WIDTH} × {HEIGHT} JPEG to {SIDE} × {SIDE}, {options.method}, batches of {BATCH}, {options.clock} time",
+        {name: partial(child, name, options.method, options.clock) for name in ["bare", *names]},
         reference="bare",
         unit="images/s",
         rounds=options.rounds,
