@@ -63,6 +63,8 @@ _HOMES = {
     "datasets.blocks": "BlockManager DataBlock",
     "datasets.mix": "mix",
     "loader.loader": "StreamingDataLoader",
+    "loader.multistream": "MultiStreamDataLoader",
+    "loader.stream_options": "StreamOptions",
     "loader.world": "detect_world",
     "loader.text": "create_dataloaders",
     "train.checkpoints": "load_checkpoint load_training_checkpoint save_best save_training_checkpoint",

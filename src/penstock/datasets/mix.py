@@ -10,10 +10,8 @@ all keyed by its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property, partial
-from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +24,7 @@ from penstock.plan.mixture import Batches, Mixture, Part, Stop
 from penstock.plan.order import Order
 from penstock.plan.ratios import as_written, check_weights
 from penstock.seeds import uniform
-from penstock.transforms.chain import Chain, takes
+from penstock.transforms.chain import Chain
 from penstock.transforms.collate import stack_present
 from penstock.transforms.reused_buffers import ReusedBuffers
 from penstock.types import check_choice
@@ -114,15 +112,14 @@ class Mix:
         self.on_error = self._policy()
         self.inline = all(getattr(dataset, "inline", False) for dataset in streams.datasets)
         self.filters = any(streams.attributes("filters"))
-        self.is_plain = not all(hasattr(dataset, "fetch") for dataset in streams.datasets)
+        self.is_plain = streams.is_plain
         self.num_downloading_workers = max(streams.attributes("num_downloading_workers"), default=None)
         self.prefetch_tickets = max(streams.attributes("prefetch_tickets"), default=None)
         self._transforms = any(own_transforms(dataset) for dataset in streams.datasets)
         # A loader asks what there is: what no stream has, a mix has not either.
-        if any(callable(one) for one in streams.attributes("prefetch")):
-            self.prefetch = self._prefetch
-        if streams.attributes("discard"):
-            self.discard = self._discard
+        for name in ("prefetch", "discard"):
+            if hasattr(streams, name):
+                setattr(self, name, getattr(streams, name))
         if streams.attributes("collate"):
             self.collate = self._collate
 
@@ -226,31 +223,12 @@ class Mix:
 
     def list_failures(self, failures: Sequence[Any], substitutes: Mapping[int, int]) -> None:
         """Tell each stream of its samples that were left out or replaced; a loader calls it."""
-        for stream, own in groupby(sorted(failures, key=lambda failure: failure.id), self._stream_of_failure):
-            first = self._streams.firsts[stream]
-            if (tell := getattr(self._streams.datasets[stream], "list_failures", None)) is not None:
-                its = [replace(failure, id=failure.id - first) for failure in own]
-                mine = {failure.id for failure in its}
-                tell(its, {old - first: new - first for old, new in substitutes.items() if old - first in mine})
+        self._streams.list_failures(failures, substitutes)
 
     def close(self) -> None:
         """Close the streams that can be closed."""
         for close in self._streams.attributes("close"):
             close()
-
-    def _stream_of_failure(self, failure: Any) -> int:
-        return self._streams.stream_of(failure.id)
-
-    def _prefetch(self, ids: np.ndarray, epochs: np.ndarray) -> None:
-        for stream, where, own in self._streams.parted(ids):
-            hint = getattr(self._streams.datasets[stream], "prefetch", None)
-            if callable(hint):
-                hint(own, **({"epochs": epochs[where]} if takes(hint, "epochs") else {}))
-
-    def _discard(self, id_: int) -> bool:
-        stream = self._streams.stream_of(id_)
-        discard = getattr(self._streams.datasets[stream], "discard", None)
-        return discard is not None and discard(id_ - self._streams.firsts[stream])
 
     def _collate(self, samples: list[Any]) -> Any:
         """Stack samples as the streams do, if all of them do it in one way, else by the fields that are there."""

@@ -6,6 +6,8 @@ id = where the stream's ids begin + the stream's own id
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,12 @@ class Streams:
         self._starts = self._ends - self.sizes
         self.firsts = tuple(self._starts.tolist())
         self._fetchers = [_fetcher(dataset) for dataset in self.datasets]
+        self.is_plain = not all(hasattr(dataset, "fetch") for dataset in self.datasets)
+        # A loader asks what there is: what no stream has, all of them together have not either.
+        if any(callable(one) for one in self.attributes("prefetch")):
+            self.prefetch = self._prefetch
+        if self.attributes("discard"):
+            self.discard = self._discard
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -76,6 +84,29 @@ class Streams:
         """What the samples are: the streams' names, and what they say of theirs."""
         said = [getattr(dataset, "fingerprint", None) for dataset in self.datasets]
         return digest(repr(list(zip(self.names, self.sizes, said, strict=True))).encode())
+
+    def list_failures(self, failures: Sequence[Any], substitutes: Mapping[int, int]) -> None:
+        """Tell each stream of its samples that were left out or replaced."""
+        by_id = sorted(failures, key=lambda failure: failure.id)
+        for stream, own in groupby(by_id, lambda failure: self.stream_of(failure.id)):
+            first = self.firsts[stream]
+            if (tell := getattr(self.datasets[stream], "list_failures", None)) is not None:
+                its = [replace(failure, id=failure.id - first) for failure in own]
+                mine = {failure.id for failure in its}
+                tell(its, {old - first: new - first for old, new in substitutes.items() if old - first in mine})
+
+    def _prefetch(self, ids: np.ndarray, epochs: np.ndarray) -> None:
+        """Tell each stream what comes of it."""
+        for stream, where, own in self.parted(ids):
+            hint = getattr(self.datasets[stream], "prefetch", None)
+            if callable(hint):
+                hint(own, **({"epochs": epochs[where]} if takes(hint, "epochs") else {}))
+
+    def _discard(self, id_: int) -> bool:
+        """Have a stream throw away what is kept of a sample that failed."""
+        stream = self.stream_of(id_)
+        discard = getattr(self.datasets[stream], "discard", None)
+        return discard is not None and discard(id_ - self.firsts[stream])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_fetchers"}

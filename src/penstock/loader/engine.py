@@ -158,7 +158,7 @@ def run_ahead(deliveries: Iterator[Delivery], mover: Mover) -> Iterator[Delivery
 
 def delivered(made: Made, share: Share, step: int, recipe: Recipe) -> Delivery:
     """Turn a finished batch into what the trainer is given."""
-    batch = as_tensors(made.batch) if recipe.gives_arrays else made.batch
+    batch = as_tensors(made.batch) if recipe.gives_arrays_of(share.ids[step]) else made.batch
     made.batch = None
     return batch, share, step, made.num_samples, count_bytes(batch), made
 

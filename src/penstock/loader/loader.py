@@ -1,27 +1,20 @@
 """StreamingDataLoader: the public face of the engine.
 
-It owns two things: the assignment, which decides what comes next and remembers how far the trainer
-is, and the engine that makes batches of it. A checkpoint is what the assignment remembers, nothing else.
+It says what its arguments mean: the recipe, which makes batches of ids, and the assignment, which decides what
+comes next and remembers how far the trainer is. A checkpoint is what the assignment remembers, nothing else.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
-import os
-import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from penstock.errors import ConfigError, LoaderClosed
+from penstock.errors import ConfigError
 from penstock.loader.assignment import Assignment, Planned
 from penstock.loader.claims import Claimed, StopAfter
-from penstock.loader.engine import Engine, InlineEngine, LaneEngine, run_ahead
-from penstock.loader.hints import Hints, hinted
-from penstock.loader.processes import ProcessLane
-from penstock.loader.recipe import Made, Policy, Recipe
+from penstock.loader.recipe import Policy, Recipe
+from penstock.loader.running import Lanes, Running
 from penstock.loader.settings import (
     block_sizes_of,
     build_order,
@@ -38,13 +31,10 @@ from penstock.loader.settings import (
     refuse_for_claims,
     refuse_unknown,
 )
-from penstock.loader.stats import BatchInfo, LoaderStats
-from penstock.loader.threads import ThreadLane
-from penstock.loader.transfer import Mover
 from penstock.loader.world import WorldOnce
 from penstock.plan.chunks import ChunkPlan
 from penstock.plan.plan import Remainder
-from penstock.types import World, check_choice, check_device, check_int
+from penstock.types import World, check_choice, check_int
 
 if TYPE_CHECKING:
     from penstock.ledger.chunk_tracker import ChunkTracker
@@ -52,7 +42,7 @@ if TYPE_CHECKING:
 Transform = Callable[..., Any]
 
 
-class StreamingDataLoader:
+class StreamingDataLoader(Running):
     """Batches of a dataset: the same samples in the same order on any number of ranks, workers and restarts.
 
     Names and meanings follow `torch.utils.data.DataLoader` wherever both have them. Any map-style
@@ -146,14 +136,10 @@ class StreamingDataLoader:
     ) -> None:
         if unknown:
             refuse_unknown(unknown, inspect.signature(StreamingDataLoader).parameters)
-        self.dataset = dataset
         self.batch_size = batch_size
         self.seed = choose_seed(seed, dataset)
         shuffle = choose_shuffle(shuffle, dataset)
-        self.timeout = check_timeout(timeout)
-        self.stats = LoaderStats()
-        self._workers, self._worker_type = check_workers(dataset, num_workers, worker_type)
-        self._prefetch = choose_prefetch(prefetch, dataset, self._workers)
+        workers, kind = check_workers(dataset, num_workers, worker_type)
         on_error = choose_policy(on_error, dataset)
         check_choice("on_error", on_error, get_args(Policy))
         if world is not None and not isinstance(world, World):
@@ -166,13 +152,10 @@ class StreamingDataLoader:
             check_int("global_batch_size", global_batch_size, minimum=1)
         transforms = check_transforms(transform)
         check_collate(collate_fn)
-        self._recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=self.seed)
-        check_choice("pin_memory", pin_memory, (True, False))
-        self._pin_memory = pin_memory
-        self._device = check_device(device)
-        self._world = WorldOnce(world)
+        recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=self.seed)
+        place = WorldOnce(world)
         leftover = check_remainder(drop_last, remainder)
-        self._assignment: Assignment
+        assigned: Assignment
         check_assignment(assignment, tracker, stop_after, uneven)
         if tracker is not None:
             refuse_for_claims(shuffle, leftover, global_batch_size, length_bucket)
@@ -183,192 +166,46 @@ class StreamingDataLoader:
                 shuffle_seed=self.seed if shuffle else None,
                 remainder="drop" if leftover == "drop" else "short",
             )
-            self._assignment = Claimed(
+            assigned = Claimed(
                 dataset,
                 tracker,
                 plan,
                 seed=self.seed,
                 stop_after=stop_after,
                 uneven=uneven,
-                world=self._world,
-                timeout=self.timeout,
+                world=place,
+                timeout=check_timeout(timeout),
             )
         else:
-            self._assignment = Planned(
+            assigned = Planned(
                 dataset,
                 build_order(dataset, shuffle, self.seed, window, length_bucket),
                 seed=self.seed,
                 remainder=leftover,
                 batch_size=self.batch_size,
                 global_batch_size=global_batch_size,
-                world=self._world,
+                world=place,
             )
-        self._engine: Engine | None = None
-        self._engine_pid = 0
-        self._turn: object = None
-        self._finalizer: weakref.finalize | None = None
+        super().__init__(
+            dataset,
+            recipe,
+            assigned,
+            world=place,
+            lane=Lanes(workers=workers, kind=kind, ahead=choose_prefetch(prefetch, dataset, workers)),
+            pin_memory=pin_memory,
+            device=device,
+            timeout=timeout,
+        )
 
     def __len__(self) -> int:
         """Count the batches of a whole epoch, on this rank as on every other."""
         return self._assignment.num_batches()
 
-    def __iter__(self) -> Iterator[Any]:
-        """Iterate over the rest of the epoch; nothing happens before the first `next`."""
-        return self._batches()
-
     def __repr__(self) -> str:
         # Nothing that would detect the world, or count: a loader may be printed before its process group is there.
         return f"StreamingDataLoader({self._assignment.description})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy stands where this one stands and has workers of its own when it is used.
-        assignment = copy.copy(self._assignment)
-        return {**self.__dict__, "_assignment": assignment, "_engine": None, "_finalizer": None, "_turn": None}
-
-    def __enter__(self) -> StreamingDataLoader:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    @property
-    def world(self) -> World:
-        """This process's place among those that train; detected at first use unless it was given."""
-        return self._world.get()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch the next batch belongs to; a finished one ends when its iterator does."""
-        return self._assignment.epoch
-
-    @property
-    def batch_info(self) -> BatchInfo:
-        """What the last batch handed out was made of.
-
-        Raises:
-            LoaderClosed: none has been handed out yet.
-        """
-        if (last := self._assignment.at or self._assignment.last) is None:
-            raise LoaderClosed("no batch has been handed out yet, so there is nothing to say of it")
-        return BatchInfo.of(*last)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; does nothing if the cursor is in that epoch already."""
         if self._assignment.set_epoch(check_int("epoch", epoch, minimum=0)):
             self._turn = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Say where the stream stands: after the last batch handed out, whatever is in flight.
-
-        Returns:
-            A JSON-ready dict below 1 kB, equal on all ranks. Any rank's copy resumes any number of ranks,
-            any batch size and any workers.
-        """
-        return self._assignment.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where a state was saved; costs the same wherever that is.
-
-        Raises:
-            StateMismatch: it belongs to other data, another order or another seed; says what differs.
-        """
-        self._assignment.load_state_dict(state)
-        self._turn = None
-
-    def explain(self) -> str:
-        """Describe in words what this loader does and how."""
-        workers = f"{self._workers} {self._worker_type} workers, {self._prefetch} batches ahead"
-        where = "made in the trainer's own thread, when asked for" if self._workers == 0 else f"made by {workers}"
-        return "\n".join([*self._assignment.explain(), where])
-
-    def close(self) -> None:
-        """End workers and threads, within a second; the loader can be iterated again afterwards."""
-        self._turn = None
-        self._assignment.let_go()
-        for handed in (self._assignment.at, self._assignment.last):
-            if handed is not None and handed[2] is not None:
-                handed[2].leases = ()
-        if self._finalizer is not None:
-            self._finalizer()
-        self._engine = self._finalizer = None
-
-    def _batches(self) -> Iterator[Any]:
-        """Hand out the rest of the epoch, moving the cursor with each batch."""
-        clock, stats = time.perf_counter, self.stats
-        asked = clock()
-        turn = self._turn = object()
-        mover = Mover(self._device, self._pin_memory)
-        assignment, engine = self._assignment, self._open_engine()
-        make = engine.run if mover.is_idle else lambda cursor: run_ahead(engine.run(cursor), mover)
-        try:
-            for delivery in assignment.run(make):
-                batch, share, step, num_samples, num_bytes, made = delivery
-                stats.batches += 1
-                stats.samples += num_samples
-                stats.bytes += num_bytes
-                if made is not None and (made.failures or made.substitutes):
-                    self._note(made)
-                ready = clock()
-                stats.wait_s += ready - asked
-                # While the trainer works, nothing here may keep its batch, and so its buffer, alive.
-                del delivery
-                # Last of all: an interrupt before this line leaves the batch to whoever asks next.
-                assignment.at = share, step, made
-                yield batch
-                del batch
-                if made is not None:
-                    made.leases = ()
-                now = clock()
-                stats.elapsed_s += now - asked
-                asked = now
-                if self._turn is not turn:
-                    raise LoaderClosed(
-                        "this iterator was overtaken: another iterator, set_epoch, load_state_dict or close came after "
-                        "it. A loader has one cursor, so one iterator at a time moves it"
-                    )
-            self._turn = None
-        except GeneratorExit:
-            raise
-        except BaseException:
-            # What was in flight behind a failure, or amid an interrupt, is of no use to whoever tries again.
-            if self._turn is turn:
-                self.close()
-            raise
-
-    def _note(self, made: Made) -> None:
-        """Count what went wrong in a batch, and have the dataset list it if it keeps a list."""
-        self.stats.note(made)
-        if (list_failures := getattr(self.dataset, "list_failures", None)) is not None:
-            list_failures(made.failures, made.substitutes)
-
-    def _open_engine(self) -> Engine:
-        """Open the engine, or go on with the one that is open."""
-        if self._engine is not None and self._engine_pid == os.getpid():
-            self._world.check()
-            return self._engine
-        walk, recipe, steps = self._assignment.walk(), self._recipe, self._prefetch
-        self._world.check()
-        takes_hints = callable(getattr(self.dataset, "prefetch", None))
-        if self._workers == 0:
-            if takes_hints:
-                hints = Hints(self.dataset)
-                walk = hinted(walk, lambda share: hints([share]), steps_ahead=steps, steps_taken=0)
-            self._engine = InlineEngine(walk, recipe)
-        else:
-            lane = (
-                ThreadLane(recipe, self._workers)
-                if self._worker_type == "thread"
-                else ProcessLane(recipe, self._assignment.share_at(), self._workers)
-            )
-            if takes_hints:
-                walk = hinted(walk, lane.tell, steps_ahead=1, steps_taken=steps)
-            self._engine = LaneEngine(walk, recipe, lane, ahead=steps, timeout=self.timeout)
-        self._engine_pid = os.getpid()
-        self._finalizer = weakref.finalize(self, _close_in, self._engine_pid, self._engine)
-        return self._engine
-
-
-def _close_in(pid: int, engine: Engine) -> None:
-    """Close an engine, in the process that opened it only."""
-    if os.getpid() == pid:
-        engine.close()

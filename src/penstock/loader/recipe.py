@@ -104,6 +104,10 @@ class Recipe:
         self._peers: Callable[[int], tuple[int, int]] | None = getattr(dataset, "peers", None)
         self._discard: Callable[[int], bool] | None = getattr(dataset, "discard", None)
 
+    def gives_arrays_of(self, ids: np.ndarray) -> bool:
+        """Whether the arrays in a batch of ids, int64 [b], are to become tensors."""
+        return self.gives_arrays
+
     def make(self, epochs: int | np.ndarray, ids: np.ndarray) -> Made:
         """Make the batch of ids, int64 [b], all of one epoch or each of its own, int64 [b].
 
