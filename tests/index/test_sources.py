@@ -218,6 +218,14 @@ def test_what_many_writers_wrote_as_one_table_is_one(tmp_path):
     assert built(folder, tmp_path).keys.to_pylist() == ["a", "b"]
 
 
+def test_a_table_that_is_not_in_its_bucket_does_not_exist(tmp_path, s3):
+    s3.create_bucket("typos")
+    open_store("s3://typos", **s3.options).put("index.parquet", b"x")
+    for name in ("indx.parquet", "shards/x.jsonl", "folder"):
+        with pytest.raises(ObjectMissing, match=f"s3://typos/{name} does not exist, neither as an object nor"):
+            build_index(f"s3://typos/{name}", folder=tmp_path / "dst", storage_options=s3.options)
+
+
 def test_nothing_there_is_said(tmp_path, s3):
     s3.create_bucket("nothing-there")
     for src in (

@@ -36,7 +36,7 @@ from penstock.index.providers import ProviderSource, check_provider
 from penstock.index.scan import SMALL_BYTES, Source, open_table
 from penstock.index.tars import TarSource, is_tar
 from penstock.store.store import ObjectInfo, open_store
-from penstock.store.urls import HTTP, is_url, lasting, redact
+from penstock.store.urls import CLOUD, HTTP, is_url, lasting, redact
 
 TABLE_KINDS = {suffix: kind for suffix, kind in RECORD_KINDS.items() if kind != "text"}
 LISTS = ("split_file_paths.txt", "split_file_texts.txt")
@@ -134,7 +134,10 @@ class _Opener:
         infos = sorted(open_store(base, **self.options).list(), key=lambda info: info.path)
         visible = [info for info in infos if "/." not in f"/{info.path}"]
         if not visible:
-            raise ObjectMissing(f"{redact(src)} holds no files: check its name")
+            # A store of objects has no empty folders.
+            is_nothing = base.partition("://")[0].lower() in CLOUD and not infos
+            what = "does not exist, neither as an object nor as a folder" if is_nothing else "holds no files"
+            raise ObjectMissing(f"{redact(src)} {what}: check its name")
         names = {info.path for info in visible}
         found = next((name for name in LISTS if name in names), None)
         if found is not None:
