@@ -39,6 +39,14 @@ def test_stats_counts_files_and_hits(folder):
     assert (found["files"], found["hits"], found["misses"], found["limit"]) == (3, 1, 3, None)
 
 
+def test_stats_counts_no_object_that_never_came_as_downloaded(web, folder):
+    with open_cache(folder) as cache:
+        cache.acquire([Wanted(f"{web.url}/none.bin")])
+    done = penstock("cache", "stats", folder)
+    assert "5 objects, 20.0%" in done.stdout
+    assert "downloaded   3,000 bytes\n" in done.stdout
+
+
 def test_verify_names_and_removes_what_is_damaged(folder):
     assert "3 of 3 files" in penstock("cache", "verify", folder).stdout
     path = next(path for path in (folder / "files").rglob("*.bin"))

@@ -96,3 +96,14 @@ def test_a_table_is_inspected_as_the_index_of_it_would_be(table):
     assert (facts["kind"], facts["rows"]) == ("CSV", 100)
     assert facts["fields"] == {"index": "string", "url": "string", "score": "double"}
     assert [row["index"] for row in facts["first_rows"]] == ["k000", "k001"]
+
+
+def test_a_server_that_has_to_be_asked_again_is_no_silence(table, tmp_path, web):
+    web.add_files({"rows.csv": table.read_bytes()})
+    web.fault(times=2, status=503)
+    done = penstock("index", f"{web.url}/rows.csv?sig=s3cr3t", tmp_path / "out.arrow")
+    assert done.returncode == 0, done.stderr
+    first, *_ = done.stderr.splitlines()
+    assert first.startswith(f"HEAD {web.url}/rows.csv: the server says 503 Service Unavailable; trying again in ")
+    assert "s3cr3t" not in done.stderr
+    assert done.stdout.startswith("100 rows in ")

@@ -30,7 +30,7 @@ def stats(folder: FolderArgument, as_json: JsonOption = False) -> None:
     limit = "no process that has it open sets a limit" if found.limit is None else f"limit {found.limit:,}"
     typer.echo(f"{folder}: {found.files:,} files, {found.bytes:,} bytes ({limit})")
     typer.echo(f"asked for    {asked:,} objects, {found.hits / asked if asked else 0:.1%} of which were there")
-    typer.echo(f"downloaded   {found.downloaded_bytes:,} bytes of {found.misses:,} objects")
+    typer.echo(f"downloaded   {found.downloaded_bytes:,} bytes")
     typer.echo(f"evicted      {found.evictions:,} files")
 
 

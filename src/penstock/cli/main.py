@@ -7,7 +7,9 @@ traceback, unless `--debug` stands before the command.
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -40,6 +42,21 @@ app.add_typer(cache.app, name="cache")
 tokenizer_app.command("train")(tokenize.train)
 
 _debug = False
+REPEAT_EVERY_S = 1.0
+
+
+class _Retries(logging.Handler):
+    """Prints that requests are tried again, a line a second at most: else a long wait looks like a hang."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._next = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + REPEAT_EVERY_S
+            typer.echo(record.getMessage(), err=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,6 +79,9 @@ def options(
 
 def main() -> None:
     """Run the command line and exit."""
+    log = logging.getLogger("penstock.store")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Retries())
     try:
         app()
     except PenstockError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 import time
@@ -31,6 +32,7 @@ STOP_S = 1.0
 T = TypeVar("T")
 F = TypeVar("F")
 _jitter = SystemRandom()
+_log = logging.getLogger("penstock.store")
 _FORKED = (
     "this process was forked from one that had read from a store, and such a child cannot: start it "
     'with multiprocessing.get_context("spawn") or "forkserver"'
@@ -97,6 +99,7 @@ class Tries:
         wait = max(self._patience.wait_s(self._count), asked_s or 0.0)
         elapsed = time.monotonic() - self._started
         if self._count <= self._patience.retries and elapsed + wait <= self._patience.deadline_s:
+            _log.info("%s: %s; trying again in %.1f s", self.what, failure, wait)
             return wait
         tries = f"{self._count} attempts in {elapsed:.1f} s" if self._count > 1 else "one attempt"
         asked = f" and asks to wait {asked_s:,.0f} s" if asked_s else ""
