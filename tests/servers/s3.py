@@ -1,8 +1,10 @@
 """Start an S3 server (moto) in a process of its own; `tests/conftest.py` has it as the fixture `s3`.
 
 def test_something(s3):
-    s3.create_bucket("b")
-    open_store("s3://b", **s3.options).put("x", b"…")
+    s3.create_bucket("bucket")                     # three letters at least
+    open_store("s3://bucket", **s3.options).put("x", b"…")
+
+It ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -17,6 +19,12 @@ from collections.abc import Iterable
 from typing import Any
 
 START_S = 60.0
+SERVER = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+from moto.server import main
+main(sys.argv[1:])
+"""
 
 
 class S3:
@@ -27,8 +35,10 @@ class S3:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(self.port)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             assert self._process.poll() is None, "the S3 server for tests did not start"
@@ -37,6 +47,7 @@ class S3:
                 return
             except OSError:
                 time.sleep(0.05)
+        self.stop()
         raise AssertionError("the S3 server for tests does not answer")
 
     @property
@@ -66,5 +77,7 @@ class S3:
         connection.close()
 
     def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._process.kill()
         self._process.wait(START_S)
