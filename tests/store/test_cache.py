@@ -15,6 +15,7 @@ import pytest
 
 from penstock.errors import ConfigError, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
 from penstock.store.cache import open_cache
+from penstock.store.cache_recency import Recency
 from penstock.store.wanted import Wanted
 
 KB = 1 << 10
@@ -552,3 +553,11 @@ def test_a_folder_that_can_only_be_read_is_refused(site, small_disk):
         open_cache(small_disk / "cache")
     with pytest.raises(StoreError, match="cannot write"):
         open_cache(small_disk / "another")
+
+
+def test_times_of_use_that_were_closed_first_are_no_error_at_the_end(tmp_path):
+    """The collector may end the parts of a cache that nobody closed in any order."""
+    recency = Recency(tmp_path / "recency")
+    recency.close()
+    recency.line_up()
+    assert recency.next_oldest(1) == []

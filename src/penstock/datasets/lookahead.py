@@ -136,11 +136,14 @@ class Lookahead:
                 self._begin(chunk)
 
     def clear(self) -> None:
-        """Forget all hints; what they began is the cache's to end."""
+        """Forget all hints, and what they began."""
         with self._lock:
+            begun = [one for hinted in self._begun.values() for one in hinted.wanted]
             for kept in (self._hinted, self._waiting, self._begun, self._taken):
                 kept.clear()
             self._begun_bytes = self._guessed = 0
+        if begun:
+            self._forget(begun)
 
     def _next(self) -> list[Wanted]:
         """Choose the objects to begin next."""

@@ -172,7 +172,10 @@ class StreamingDataset:
     def _start(self) -> None:
         """Make what each process has for itself."""
         self._fetcher = SampleFetcher(self._index, self._recital, self._cache_settings)
-        self._views = Views(self)
+        # Threads that work ahead know a twin, so that they keep no dataset from being collected.
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        self._views = Views(twin)
 
     def __len__(self) -> int:
         """Count the samples: exact."""

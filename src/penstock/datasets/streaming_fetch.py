@@ -22,7 +22,8 @@ from penstock.datasets.locations import Download, Locations, Place, Row
 from penstock.datasets.lookahead import Lookahead
 from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
 from penstock.index.table import Index
-from penstock.store.cache import Cache, open_cache
+from penstock.store.cache import Cache
+from penstock.store.cache_sharing import SharedCache
 from penstock.store.wanted import Wanted
 from penstock.transforms.chain import Chain
 
@@ -55,9 +56,43 @@ class CacheSettings:
     options: dict[str, Any] = field(repr=False)
     """For the stores; may hold secrets."""
 
-    def open(self) -> Cache:
-        """Open it."""
-        return open_cache(self.folder, limit=self.limit, storage_options=self.options)
+
+class CacheDoor:
+    """The cache of one dataset in one process, opened when it is first needed.
+
+    Args:
+        settings: how to open it.
+    """
+
+    def __init__(self, settings: CacheSettings) -> None:
+        self._settings = settings
+        self._share: SharedCache | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def cache(self) -> Cache:
+        """The cache, opened now if it is not open yet."""
+        with self._lock:
+            if self._share is None:
+                settings = self._settings
+                self._share = SharedCache(settings.folder, settings.limit, settings.options)
+            return self._share.cache
+
+    def begin(self, wanted: Sequence[Wanted]) -> None:
+        """Have objects fetched and held."""
+        self.cache.begin(wanted)
+
+    def forget(self, wanted: Sequence[Wanted]) -> None:
+        """Let go of objects that were begun."""
+        if self._share is not None:
+            self._share.cache.forget(wanted)
+
+    def close(self) -> None:
+        """Let go of the cache; it is opened again when it is needed."""
+        with self._lock:
+            share, self._share = self._share, None
+        if share is not None:
+            share.close()
 
 
 class _Planned(NamedTuple):
@@ -87,11 +122,8 @@ class SampleFetcher:
         self._names = tuple(download.name for download in recital.downloads)
         self._locations = Locations(recital.downloads, index.base, local=recital.local)
         self._settings = settings
-        self._cache: Cache | None = None
-        self._lock = threading.Lock()
-        self._lookahead = Lookahead(
-            settings.limit, lambda wanted: self.cache.begin(wanted), lambda wanted: self.cache.forget(wanted)
-        )
+        self._door = CacheDoor(settings)
+        self._lookahead = Lookahead(settings.limit, self._door.begin, self._door.forget)
         self._epochs: dict[int, int] = {}
         """Of the latest samples, where predownload transforms may choose another object every epoch."""
         self._unfetched: set[int] = set()
@@ -146,18 +178,12 @@ class SampleFetcher:
     @property
     def cache(self) -> Cache:
         """The cache, opened now if it is not open yet."""
-        with self._lock:
-            if self._cache is None:
-                self._cache = self._settings.open()
-            return self._cache
+        return self._door.cache
 
     def close(self) -> None:
-        """End the downloads and close the cache; it is opened again when it is needed."""
-        with self._lock:
-            cache, self._cache = self._cache, None
+        """End the downloads and let go of the cache; it is opened again when it is needed."""
         self._lookahead.clear()
-        if cache is not None:
-            cache.close()
+        self._door.close()
 
     def _plan(self, row: Row, epoch: int, id_: int) -> Plan:
         """Work out what one sample needs."""

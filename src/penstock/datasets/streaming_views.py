@@ -67,6 +67,7 @@ class Views:
                 self._left.extend(self._own(made))
                 yield from self._rest(turn)
             if not self._dataset.infinite_iteration:
+                loader.close()
                 return
 
     def batches(self, batch_size: int, drop_last: bool, collate_fn: Callable[[list[Any]], Any] | None) -> Iterator[Any]:
@@ -75,6 +76,7 @@ class Views:
         while True:
             yield from loader
             if not self._dataset.infinite_iteration:
+                loader.close()
                 return
 
     @property

@@ -112,6 +112,11 @@ class Cache:
     def __repr__(self) -> str:
         return f"Cache({str(self.folder)!r}, limit={self.limit})"
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: then nothing can be had from it any more."""
+        return self._flights.closed
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (str(self.folder), self.limit, self._given)
 

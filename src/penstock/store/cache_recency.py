@@ -119,6 +119,10 @@ class Recency:
         Cost: a pass over all times, 10 ms for a million.
         """
         with self._lock:
+            if self._file < 0:
+                # At the end of the interpreter the parts of a cache go in any order.
+                self._queue = []
+                return
             if os.fstat(self._file).st_size > 8 * len(self._pairs):
                 self._pairs = self._mapped(0)
         times = np.array(self._pairs).reshape(-1, 2)[:, 0]

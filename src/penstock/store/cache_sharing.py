@@ -1,0 +1,74 @@
+"""One cache for all in a process that read from the same folder in the same way: each costs descriptors and a thread.
+
+dataset ──▶ SharedCache ──┐
+dataset ──▶ SharedCache ──┴──▶ Cache, open until the last of them lets go
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from penstock.store.cache import Cache, open_cache
+
+
+class _Open:
+    """A cache, and how many have a share in it."""
+
+    __slots__ = ("cache", "how", "shares")
+
+    def __init__(self, cache: Cache, how: tuple[Any, ...]) -> None:
+        self.cache, self.how, self.shares = cache, how, 0
+
+
+_all_open: list[_Open] = []
+# The collector may end a share while this very thread takes another.
+_lock = threading.RLock()
+
+
+class SharedCache:
+    """A share in the cache of a folder, which is opened if this process has it not open with these options.
+
+    Args:
+        folder: see `open_cache`, as the others.
+        limit: bytes; None: any number.
+        storage_options: for the stores.
+    """
+
+    def __init__(self, folder: Path, limit: int | None, storage_options: Mapping[str, Any]) -> None:
+        how = os.path.abspath(folder), limit, dict(storage_options)
+        with _lock:
+            found = next((one for one in _all_open if one.how == how and not one.cache.closed), None)
+            if found is None:
+                found = _Open(open_cache(folder, limit, storage_options=storage_options), how)
+                _all_open.append(found)
+            found.shares += 1
+            self._open: _Open | None = found
+        self.cache = found.cache
+
+    def close(self) -> None:
+        """Let go; the last one closes the cache."""
+        with _lock:
+            mine, self._open = self._open, None
+            if mine is None:
+                return
+            mine.shares -= 1
+            if mine.shares:
+                return
+            _all_open.remove(mine)
+        mine.cache.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_open", None) is not None:
+            self.close()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
