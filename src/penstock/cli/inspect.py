@@ -18,11 +18,12 @@ _LISTED = 16
 
 
 def inspect(
-    path: Annotated[
-        Path,
+    place: Annotated[
+        str,
         typer.Argument(
-            help="A token bin, text source, table, index, tokenizer, checkpoint or loader's state; a folder of these "
-            "or of blocks."
+            metavar="PATH",
+            help="A token bin, text source, table, index, tar, tokenizer, checkpoint or loader's state; a folder of "
+            "these, of blocks or of samples, or the dst of a StreamingDataset. Or a table, tar or folder at a URL.",
         ),
     ],
     rows: Annotated[int, typer.Option(min=0, help="First documents or rows to show.")] = 3,
@@ -35,7 +36,13 @@ def inspect(
     """Say what is in a file or folder: counts, types, first rows."""
     from rich.console import Console
 
-    facts = describe(path, rows=rows, tokenizer=tokenizer, dtype=dtype)
+    from penstock.cli.inspect_index import describe_samples
+    from penstock.store.urls import is_url
+
+    if is_url(place):
+        facts = describe_samples(place, rows=rows)
+    else:
+        facts = describe(Path(place), rows=rows, tokenizer=tokenizer, dtype=dtype)
     if as_json:
         print_json(facts)
     else:
@@ -51,10 +58,12 @@ def describe(path: Path, *, rows: int, tokenizer: str | None, dtype: str | None)
     """
     from penstock.cli import inspect_files as files
     from penstock.cli.block_folders import describe_blocks
-    from penstock.cli.inspect_index import describe_index, describe_table
+    from penstock.cli.inspect_index import describe_index, describe_samples, describe_table
     from penstock.formats.block_manifest import MANIFEST_NAME
     from penstock.formats.sources import described, find_files
     from penstock.formats.tokens import docs_path, read_meta
+    from penstock.index.databases import is_database
+    from penstock.index.tars import is_tar
 
     if path.is_dir():
         return _describe_folder(path, rows)
@@ -75,19 +84,24 @@ def describe(path: Path, *, rows: int, tokenizer: str | None, dtype: str | None)
         return files.describe_json(path, rows=rows)
     if path.suffix == ".arrow":
         return describe_index(path, rows=rows) or describe_table(path, rows=rows)
+    if is_tar(path.name) or is_database(path.name):
+        return describe_samples(str(path), rows=rows)
     if described(path)[0] in (".csv", ".tsv"):
         return describe_table(path, rows=rows)
     return files.describe_sources(find_files(path), rows=rows)
 
 
 def _describe_folder(folder: Path, rows: int) -> JsonDict:
-    """Describe its blocks; else list its bins, finished or not; else its checkpoints; else take it for a source."""
+    """Describe its blocks, bins, finished or not, or checkpoints; what a dataset keeps; its samples; or its texts."""
     from penstock.cli.block_folders import describe_blocks, holds_blocks
     from penstock.cli.inspect_files import CHECKPOINT_SUFFIXES, describe_bin, describe_sources, describe_unfinished
+    from penstock.cli.inspect_index import describe_kept, describe_samples, holds_samples
     from penstock.formats.sources import find_files
 
     if holds_blocks(folder):
         return describe_blocks(folder, rows=rows)
+    if (kept := describe_kept(folder)) is not None:
+        return kept
     bins = bins_below(folder)
     begun = sorted(folder.glob("*.bin.partial"))
     if bins or begun:
@@ -102,6 +116,8 @@ def _describe_folder(folder: Path, rows: int) -> JsonDict:
     if states:
         sizes = {place.name: f"{place.stat().st_size:,} bytes" for place in states}
         return {"kind": "folder of checkpoints", "path": str(folder), "files": sizes}
+    if holds_samples(folder):
+        return describe_samples(str(folder), rows=rows)
     return describe_sources(find_files(folder), rows=rows)
 
 

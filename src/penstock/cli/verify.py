@@ -11,6 +11,7 @@ import typer
 
 from penstock.cli.block_folders import block_folders_below, holds_blocks
 from penstock.cli.inspect import JsonOption, bins_below, check_has_bins, check_is_there, print_json
+from penstock.cli.inspect_index import holds_samples
 from penstock.cli.verify_index import is_index, verify_index
 from penstock.errors import ConfigError, FormatError, ObjectMissing
 from penstock.formats.block_manifest import MANIFEST_NAME
@@ -25,7 +26,7 @@ def verify(
         typer.Argument(
             metavar="PATH",
             help="A .bin, or a folder: of blocks, or with bins and folders of blocks in it and below. Or an index, "
-            "also at a URL: one that was saved (.arrow), a table, a database, or tar archives.",
+            "also at a URL: one that was saved (.arrow), a table, a database, a folder of samples, or tar archives.",
         ),
     ],
     columns: Annotated[
@@ -39,7 +40,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare bins and blocks with their checksums, or an index with the files it names; exit code 1 if one differs."""
-    if is_index(place):
+    if is_index(place) or _is_of_samples(Path(place)):
         verify_index(place, columns=columns, key=key, contents=contents, as_json=as_json)
         return
     given = [name for name, value in (("--columns", columns), ("--contents", contents)) if value]
@@ -79,6 +80,13 @@ def _block_folders(path: Path) -> list[Path]:
         return [path.parent] if path.name == MANIFEST_NAME else []
     below = block_folders_below(path)
     return below or ([path] if holds_blocks(path) else [])
+
+
+def _is_of_samples(path: Path) -> bool:
+    """Whether a folder holds samples, and neither bins nor blocks."""
+    return (
+        path.is_dir() and holds_samples(path) and not (bins_below(path) or _missing_bins(path) or _block_folders(path))
+    )
 
 
 def _missing_bins(folder: Path) -> list[Path]:
