@@ -143,10 +143,10 @@ def main() -> None:
     rounds = next((int(word.partition("=")[2]) for word in sys.argv if word.startswith("--rounds=")), 5)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
-        sounds = write_sounds(Path(folder), 96)
+        sounds = write_sounds(Path(folder), 32)
         decode = DecodeAudio("x", sample_rate=16_000, mono=True)
         run("10 s of FLAC → 16 kHz mono", sounds, bare_sound, decode, rounds)
-        videos = write_videos(Path(folder), 96)
+        videos = write_videos(Path(folder), 32)
         clip = DecodeVideo("x", frames=FRAMES)
         run("16 frames of 256×256 H.264", videos, bare_video, clip, rounds)
 
