@@ -75,8 +75,8 @@ def test_rows_are_selected_and_parted(table, tmp_path):
     ("arguments", "told"),
     [
         (["rows.csv", "out.arrow", "--sql", "SELECT * FORM dataframe"], "LINE 1: SELECT * FORM dataframe"),
-        (["rows.csv", "out.arrow", "--key", "id"], "no column 'id'"),
-        (["rows.csv", "out.arrow", "--columns", "url,Score"], "did you mean 'score'?"),
+        (["rows.csv", "out.arrow", "--key", "id"], "no column 'id', which --key says the keys are in"),
+        (["rows.csv", "out.arrow", "--columns", "url,Score"], "its columns are 'index', 'url', 'score'\n"),
         (["rows.csv", "out.parquet"], "end in .arrow"),
         (["rows.csv", "out.arrow", "--split", "half"], "--split"),
         (["none.csv", "out.arrow"], "none.csv"),

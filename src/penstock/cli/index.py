@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.index_words import options_named
 from penstock.cli.inspect import JsonOption, print_json
 from penstock.errors import ConfigError
 
@@ -44,7 +45,7 @@ def index(
     check_place(out)
     val_ratio, val_count = _split_of(split)
     kept = None if columns is None else tuple(name.strip() for name in columns.split(",") if name.strip())
-    with tempfile.TemporaryDirectory(prefix="penstock-index-", dir=_scratch(out)) as folder:
+    with options_named(), tempfile.TemporaryDirectory(prefix="penstock-index-", dir=_scratch(out)) as folder:
         found = build_index(
             source,
             folder=folder,

@@ -9,6 +9,7 @@ from pathlib import PurePath
 
 import typer
 
+from penstock.cli.index_words import options_named
 from penstock.cli.inspect import print_json
 from penstock.store.urls import is_url, redact
 
@@ -37,7 +38,7 @@ def verify_index(place: str, *, columns: str | None, key: str, contents: bool, a
     from penstock.index.sources import open_source
 
     names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
-    with tempfile.TemporaryDirectory(prefix="penstock-verify-") as folder:
+    with options_named(), tempfile.TemporaryDirectory(prefix="penstock-verify-") as folder:
         source = open_source(place) if PurePath(place).suffix == ".arrow" else None
         if isinstance(source, ArrowSource) and source.note is not None:
             index = open_index(place, folder=folder)
