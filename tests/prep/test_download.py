@@ -180,7 +180,7 @@ def test_a_server_that_stays_away_too_long_costs_little_as_well(remote, tmp_path
     asked = "resolve/.*(parquet|jsonl)"
     impatient = {"retries": 0}
     failing = threading.Thread(target=lambda: (wait_for(lambda: blocks_there(tmp_path / "out") >= 2), remote.kill()))
-    remote.fault(path=asked, rate=8_000_000, times=1000)
+    remote.fault(path=asked, rate=2_000_000, times=1000)
     failing.start()
     with pytest.raises(StoreUnavailable, match="org/web"):
         download(tmp_path / "out", storage_options=impatient)

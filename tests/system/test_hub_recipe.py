@@ -60,6 +60,7 @@ def test_the_datasets_library_streams_the_same_rows_from_there(tiny_stories):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("tokenizer", ["gpt2", "learned"])
 def test_a_model_is_trained_on_a_dataset_of_the_hub(tiny_stories, tmp_path, tokenizer):
     if tokenizer == "gpt2" and not GPT2.exists():
@@ -67,7 +68,7 @@ def test_a_model_is_trained_on_a_dataset_of_the_hub(tiny_stories, tmp_path, toke
     recipe = ["--tokenizer", str(GPT2)] if tokenizer == "gpt2" else []
     command = [sys.executable, "-m", "penstock", "demo", "--dataset", "hf://roneneldan/TinyStories", *recipe]
     command += ["--out", str(tmp_path / "out"), "--max-samples", "2000", "--steps", "40"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["corpus"]["source"] == "hf://roneneldan/TinyStories"

@@ -18,16 +18,23 @@ from penstock.testing import CountingDataset
 PROCESS = {"num_workers": 2, "worker_type": "process"}
 
 
-def children() -> list[psutil.Process]:
-    """Our children, dead ones that nobody has waited for included.
+_elders: set[psutil.Process] = set()
 
-    Not ours are what torch's loader leaves behind, and the servers that other tests share.
-    """
-    others = ("multiprocessing", "moto", "servers")
+
+@pytest.fixture(autouse=True)
+def elders() -> None:
+    """Remember who is here already: the servers that other tests share, and what torch's loader leaves behind."""
+    _elders.clear()
+    _elders.update(psutil.Process().children())
+
+
+def children() -> list[psutil.Process]:
+    """The children that came since the test began, dead ones that nobody has waited for included."""
+    others = ("multiprocessing", "servers")
     return [
         child
         for child in psutil.Process().children()
-        if not any(other in word for word in _words(child) for other in others)
+        if child not in _elders and not any(other in word for word in _words(child) for other in others)
     ]
 
 
