@@ -127,6 +127,7 @@ class StreamingDataset:
     ) -> None:
         check_source(src)
         check_data_type(data_type)
+        self.data_type = data_type
         check_choice("on_error", on_error, (None, "raise", "skip", "substitute"))
         self.on_error = on_error
         self.shuffle_seed = check_seed(shuffle_seed)
