@@ -397,6 +397,18 @@ def test_providers_that_give_something_else_are_told_what_they_must_give(tmp_pat
         built(lambda: [{"index": 1 // 0}], tmp_path)
 
 
+def test_samples_with_dots_in_their_names_are_warned_of(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in range(40):
+        (tmp_path / "data" / f"photo.{number:03}.jpg").write_bytes(b"x")
+        (tmp_path / "data" / f"other-{number}.jpg").write_bytes(b"x")
+    with pytest.warns(
+        UserWarning, match=r"'photo' of .*data has 40 files that end in \.jpg, such as photo\.0\d\d\.jpg"
+    ):
+        index = build_index(tmp_path / "data", folder=tmp_path / "node")
+    assert len(index) == 41
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "csv.gz"])
 def test_a_small_remote_table_costs_two_requests(web, tmp_path, ending):
     rows = b"index,size\na,1\nb,2.5\n" if "csv" in ending else b'{"index":"a","size":1}\n{"index":"b","size":2.5}\n'

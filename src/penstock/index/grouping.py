@@ -11,6 +11,7 @@ column `NAME__length` beside a column holds the bytes of each file, and for part
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ from penstock.store.urls import redact
 
 MAX_COLUMNS = 256
 """More than this many extensions are no extensions, but names with dots in them."""
+MANY_COLUMNS = 32
+"""So many files of one sample that end alike are probably samples of their own, whose names have dots in them."""
 OFFSET, LENGTH = "__offset", "__length"
 """What the names of the columns end in that say which bytes of its object a value of another column means."""
 
@@ -137,10 +140,38 @@ def grouped_table(groupings: Sequence[Grouping], key_column: str, *, by_key: boo
         for spelling in several
     }
     _check_names(sorted(set(names.values())), key_column, groupings)
+    for grouping in groupings:
+        _warn_of_dots(grouping)
     tables = [_table_of(grouping, names, key_column) for grouping in groupings]
     if by_key:
         tables = [table.sort_by(key_column) for table in tables]
     return pa.concat_tables(tables)
+
+
+def _warn_of_dots(grouping: Grouping) -> None:
+    """Say so if samples seem to have become columns of others, as photo.001.jpg and photo.002.jpg do."""
+    if len(grouping.columns) < MANY_COLUMNS:
+        return
+    alike: dict[str, list[str]] = {}
+    for extension in grouping.columns:
+        _, dot, last = extension.rpartition(".")
+        if dot:
+            alike.setdefault(last, []).append(extension)
+    for last, extensions in alike.items():
+        if len(extensions) < MANY_COLUMNS:
+            continue
+        counts = np.bincount(np.concatenate([grouping.columns[extension].rows for extension in extensions]))
+        row = int(counts.argmax())
+        if counts[row] >= MANY_COLUMNS:
+            key = next(key for key, place in grouping.rows.items() if place == row)
+            example = next(extension for extension in extensions if row in grouping.columns[extension].rows)
+            warnings.warn(
+                f"the sample {key!r} of {grouping.place} has {counts[row]:,} files that end in .{last}, such as "
+                f"{key}.{example}: what follows the first dot of a name says the column. If they are samples of "
+                "their own, name them without other dots",
+                stacklevel=2,
+            )
+            return
 
 
 def _check_names(names: Sequence[str], key_column: str, groupings: Sequence[Grouping]) -> None:
