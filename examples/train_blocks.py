@@ -75,11 +75,9 @@ def main():
     if "RANK" in os.environ:  # started by torchrun
         dist.init_process_group()
     is_first = not dist.is_initialized() or dist.get_rank() == 0
-    device = "cpu"
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else "cpu"
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-
     args.out.mkdir(parents=True, exist_ok=True)
     blocks = args.source if (args.source / "block_manifest.json").exists() else args.out / "blocks"
     if blocks != args.source and is_first:  # does nothing if they are there already
@@ -91,9 +89,8 @@ def main():
     transform = TokenizeText(tokenizer, config.seq_len, text_field=dataset.text_column)
     claims = {"assignment": "claim", "tracker": tracker, "dataset_chunk_size": config.dataset_chunk_size}
     claims["stop_after"] = args.save_every  # as many steps for every process, as they all must take in a group
-    loader = StreamingDataLoader(
-        dataset, config.batch_size, shuffle=True, seed=config.seed, transform=transform, **claims
-    )
+    order = {"shuffle": True, "seed": config.seed}
+    loader = StreamingDataLoader(dataset, config.batch_size, transform=transform, **order, **claims)
     torch.manual_seed(config.seed)
     plain = LanguageModel(tokenizer.vocab_size, args.dim).to(device)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=config.learning_rate)
