@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
+import pkgutil
 import sqlite3
 import subprocess
 import threading
@@ -61,7 +63,11 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in files_of(folder))
+    total = 0
+    for path in files_of(folder):
+        with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
+            total += path.stat().st_size
+    return total
 
 
 def wait_until(holds, timeout_s: float = 10.0) -> None:
@@ -299,6 +305,33 @@ def test_closing_while_another_thread_waits_ends_its_wait(site, opened):
     cache.close()
     thread.join(10)
     assert isinstance(results[0], StoreError)
+
+
+def test_closing_while_another_process_fetches_what_one_waits_for_ends_the_wait(site, opened):
+    site.fault(path="3", delay_s=30, times=10)
+    slow, cache = opened(), opened()
+    slow.begin(wanted(site, 3))
+    wait_until(lambda: slow.stats().in_flight == 1)
+    results = []
+    thread = threading.Thread(target=lambda: results.extend(cache.acquire(wanted(site, 3), 20)))
+    thread.start()
+    wait_until(lambda: cache._finder.poll_s is not None)
+    cache.close()
+    thread.join(10)
+    assert "was closed" in str(results)
+
+
+def test_a_cache_collected_while_its_thread_writes_to_the_folder_is_closed_by_another(site, folder, opened):
+    lost, cache = open_cache(folder), opened()
+    assert Path(lost.acquire(wanted(site, 1))[0]).read_bytes() == content(1)
+    lost.itself = lost
+    del lost
+    with cache._book.changing():
+        gc.collect()
+    wait_until(lambda: len(list(folder.joinpath("holders").iterdir())) == 1)
+    site.forget()
+    assert Path(cache.acquire(wanted(site, 1))[0]).read_bytes() == content(1)
+    assert site.requests() == []
 
 
 @pytest.mark.parametrize("fault", [{"truncate": 500}, {"reset": 500}, {"status": 503}])
@@ -553,6 +586,47 @@ def test_a_folder_that_can_only_be_read_is_refused(site, small_disk):
         open_cache(small_disk / "cache")
     with pytest.raises(StoreError, match="cannot write"):
         open_cache(small_disk / "another")
+
+
+def interrupting(method):
+    """Have a method raise KeyboardInterrupt at its end, where Ctrl-C may come, one time."""
+    pending = [True]
+
+    def interrupted(*arguments, **options):
+        found = method(*arguments, **options)
+        if pending.pop() if pending else False:
+            raise KeyboardInterrupt
+        return found
+
+    return interrupted
+
+
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        ("penstock.store.cache_shelf.Shelf", "find"),
+        ("penstock.store.cache_shelf.Shelf", "claim"),
+        ("penstock.store.cache_downloads.Downloads", "begin"),
+        ("penstock.store.cache_finder.Finder", "look"),
+        ("penstock.store.cache_rows", "claim"),
+        ("penstock.store.many.Fetcher", "get_many"),
+    ],
+)
+@pytest.mark.parametrize("call", ["acquire", "begin"])
+@pytest.mark.parametrize("others_first", [False, True])
+def test_what_ctrl_c_interrupts_can_be_had_again_here_and_by_others(
+    site, opened, monkeypatch, part, method, call, others_first
+):
+    cache, others = opened(), opened()
+    monkeypatch.setattr(f"{part}.{method}", interrupting(pkgutil.resolve_name(f"{part}.{method}")))
+    with pytest.raises(KeyboardInterrupt):
+        getattr(cache, call)(wanted(site, 1, 2))
+    for one in (others, cache) if others_first else (cache, others):
+        files = one.acquire(wanted(site, 1, 2), 10)
+        assert [Path(file).read_bytes() for file in files] == [content(1), content(2)]
+    del files
+    gc.collect()
+    wait_until(lambda: cache.stats().pinned == 0)
 
 
 def test_times_of_use_that_were_closed_first_are_no_error_at_the_end(tmp_path):

@@ -10,11 +10,13 @@ What is local already is neither copied nor deleted.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -41,6 +43,7 @@ GATHER_S = 0.02
 IDLE_S = 1.0
 CLOSE_S = 0.3
 
+_Parts = tuple[Flights, Finder, Downloads, Fetcher, Shelf]
 _open_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
 
@@ -93,6 +96,7 @@ class Cache:
         self._shelf = Shelf(self._book, self._pins)
         care.sweep_if_new(self._book)
         self._flights = Flights(self.folder, self._pins, self._book.recency)
+        # The keeper is there before anything is fetched: what comes of that is for it to record.
         # Threads that rest keep no cache from being collected.
         landed = weakref.WeakMethod(self._land)
         self._downloads = Downloads(self._shelf, self._fetcher, landed)
@@ -100,8 +104,7 @@ class Cache:
         self._reset()
         care.remove_stale(self._shelf)
         self._shelf.room.keep_limit()
-        if self.limit is not None:
-            self._keep_house()
+        self._keep_house()
         _open_caches.add(self)
 
     def _reset(self) -> None:
@@ -126,8 +129,12 @@ class Cache:
         A hint: it returns at once, and what goes wrong is said by `acquire`.
         """
         fresh = self._flights.hold(wanted)
-        if fresh and self._finder.look(fresh):
-            self._keep_house()
+        try:
+            if fresh and self._finder.look(fresh):
+                self._keep_house()
+        except BaseException:
+            self._finder.abandon(fresh)
+            raise
 
     def acquire(self, wanted: Sequence[Wanted], timeout_s: float = TIMEOUT_S) -> list[CachedFile | StoreError]:
         """Give the local path of each object, fetching what is not there; waits until all are clear.
@@ -162,6 +169,9 @@ class Cache:
             if fresh and self._finder.look(fresh):
                 self._keep_house()
             self._flights.wait(flights, timeout_s)
+        except BaseException:
+            self._finder.abandon(fresh)
+            raise
         finally:
             files = self._flights.hand_out(flights)
         if None not in files:
@@ -215,16 +225,15 @@ class Cache:
         with self._lock:
             if self._flights.closed:
                 return
-            self._flights.close(self._pins.drop)
+            self._flights.close()
             keeper = self._keeper
         self._wake.put(None)
-        self._downloads.close(CLOSE_S)
-        self._fetcher.close()
-        if keeper is not None and keeper is not threading.current_thread():
-            keeper.join(CLOSE_S)
-        self._record_hits()
-        self._shelf.close()
         _open_caches.discard(self)
+        _let_go(self._parts, keeper)
+
+    @property
+    def _parts(self) -> _Parts:
+        return self._flights, self._finder, self._downloads, self._fetcher, self._shelf
 
     def __enter__(self) -> Cache:
         return self
@@ -233,15 +242,16 @@ class Cache:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_keeper"):
-            self.close()
+        # The collector may call this within any lock of its thread, such as another cache's turn to write.
+        if hasattr(self, "_wake"):
+            self._wake.put(None)
 
     def _keep_house(self) -> None:
         """See to it that the thread runs that records what has gathered, and that it looks."""
         if self._keeper is None:
             with self._lock:
                 if self._keeper is None and not self._flights.closed:
-                    arguments = (weakref.ref(self), self._wake)
+                    arguments = (weakref.ref(self), self._wake, self._parts)
                     self._keeper = threading.Thread(
                         target=_keep, args=arguments, name="penstock-cache-keeper", daemon=True
                     )
@@ -267,8 +277,7 @@ class Cache:
         return IDLE_S if self._finder.poll_s is None else self._finder.poll_s
 
     def _record_hits(self) -> None:
-        hits, self._flights.hits = self._flights.hits, 0
-        self._book.hits += hits
+        self._book.hits += self._flights.taken_hits()
 
     def _after_fork(self) -> None:
         """Begin anew in a forked child: its threads are gone, what the parent fetches is another holder's."""
@@ -279,8 +288,8 @@ class Cache:
         self._flights.closed = closed
 
 
-def _keep(reference: weakref.ref[Cache], wake: SimpleQueue[None]) -> None:
-    """The keeper's thread: it ends with the cache, closed or just forgotten."""
+def _keep(reference: weakref.ref[Cache], wake: SimpleQueue[None], parts: _Parts) -> None:
+    """The keeper's thread: it ends with the cache, which it closes if that was just forgotten."""
     while (cache := reference()) is not None and not cache._flights.closed:
         pause_s = cache._tend()
         del cache
@@ -292,6 +301,24 @@ def _keep(reference: weakref.ref[Cache], wake: SimpleQueue[None]) -> None:
             time.sleep(GATHER_S)
         while not wake.empty():
             wake.get()
+    if cache is None:
+        flights = parts[0]
+        flights.close()
+        # There is nobody left to be told of a full disk.
+        with suppress(StoreError):
+            _let_go(parts, None)
+
+
+def _let_go(parts: _Parts, keeper: threading.Thread | None) -> None:
+    """End what is under way in a cache whose flights were closed, record what came of it, close its files."""
+    flights, finder, downloads, fetcher, shelf = parts
+    finder.close()
+    downloads.close(CLOSE_S)
+    fetcher.close()
+    if keeper is not None and keeper is not threading.current_thread():
+        keeper.join(CLOSE_S)
+    shelf.book.hits += flights.taken_hits()
+    shelf.close()
 
 
 def _reopened(folder: str, limit: int | None, given: dict[str, Any]) -> Cache:
@@ -304,4 +331,11 @@ def _after_fork_in_child() -> None:
         cache._after_fork()
 
 
+def _at_exit() -> None:
+    for cache in list(_open_caches):
+        with suppress(StoreError):
+            cache.close()
+
+
 os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

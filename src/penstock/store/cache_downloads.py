@@ -146,13 +146,20 @@ class Downloads:
             with self._lock:
                 if self._closed:
                     raise StoreError("the cache was closed")
-                pieces = self._fetcher.get_many([flight.wanted for flight in flights], inbox=self._inbox)
-                self._batches[pieces] = Batch(flights, pieces)
-                if self._writer is None:
+                # Before they are under way: of what is, all is known, whatever interrupts this.
+                if self._writer is None or not self._writer.is_alive():
                     self._writer = threading.Thread(target=self._write, name="penstock-cache", daemon=True)
                     self._writer.start()
+                pieces = self._fetcher.get_many([flight.wanted for flight in flights], inbox=self._inbox)
+                self._batches[pieces] = Batch(flights, pieces)
         except Exception as error:  # noqa: BLE001 - it belongs to who waits for the objects
             self._tell(fail(flights, self._shelf, error))
+
+    def not_begun(self, flights: Sequence[Flight]) -> list[Flight]:
+        """Give those of some flights that are not being fetched."""
+        with self._lock:
+            begun = {flight for batch in self._batches.values() for flight in batch.flights}
+        return [flight for flight in flights if flight not in begun]
 
     def _write(self) -> None:
         """The thread: write what arrives until nothing more is to come for a while."""

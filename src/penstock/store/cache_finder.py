@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from penstock.errors import StoreError
 from penstock.store.cache_downloads import Downloads, Landed
 from penstock.store.cache_flights import Dropped, Flight
 from penstock.store.cache_names import key_of, local_path, suffix_of
@@ -41,15 +42,27 @@ class Finder:
     def reset(self) -> None:
         """Wait for nobody, as in a forked child."""
         self._lock = threading.Lock()
+        self._claiming = threading.Lock()
         self._foreign: list[Flight] = []
         """Flights that another holder fetches."""
         self.poll_s: float | None = None
         """After how long to ask again what others fetch; None: nothing is waited for."""
+        self._closed = False
+
+    def close(self) -> None:
+        """Wait for others no longer, for good: who waits is told so."""
+        with self._lock:
+            self._closed = True
+            flights = [flight for flight in self._foreign if not flight.landed and flight.claimed is None]
+            self._foreign, self.poll_s = [], None
+            for flight in flights:
+                flight.error = StoreError("the cache was closed")
+        self._tell(flights)
 
     def look(self, flights: list[Flight]) -> bool:
         """Find out where things are, and see to those that are nowhere; tell whether there were such.
 
-        Raises nothing: what goes wrong is the flights' error.
+        What goes wrong is the flights' error; only what ends the caller, such as Ctrl-C, is raised: see `abandon`.
         """
         misses: list[Flight] = []
         try:
@@ -60,11 +73,23 @@ class Finder:
             if misses:
                 self._claim(misses)
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the flights
-            for flight in flights:
-                if not flight.landed:
-                    flight.error = error
+            self._fail(flights, error)
         self._tell([flight for flight in flights if flight.landed])
         return bool(misses)
+
+    def abandon(self, flights: list[Flight]) -> None:
+        """Give up flights whose caller was ended before they were seen to, so that others may begin them anew."""
+        self._fail(flights, Dropped("who wanted it first was interrupted"))
+        self._tell([flight for flight in flights if flight.landed])
+
+    def _fail(self, flights: list[Flight], error: Exception) -> None:
+        """Let flights fail, and give back their claims, that nobody sees to."""
+        with self._lock:
+            foreign = set(self._foreign)
+        lost = [flight for flight in self._downloads.not_begun(flights) if not (flight.landed or flight in foreign)]
+        for flight in lost:
+            flight.error = error
+        self._shelf.give_up([flight.claimed for flight in lost if flight.claimed is not None])
 
     def _tell(self, flights: list[Flight]) -> None:
         if (landed := self._landed()) is not None:
@@ -105,13 +130,12 @@ class Finder:
 
     def _claim(self, misses: list[Flight]) -> None:
         """Fetch what nobody else does, wait for the rest."""
-        claimed = self._shelf.claim([(flight.key, suffix_of(flight.wanted), flight.wanted) for flight in misses])
+        claimed = self._claimed(misses)
         mine, foreign = [], []
         for flight, entry in zip(misses, claimed, strict=True):
             if entry is None:
                 foreign.append(flight)
             elif isinstance(entry, Claimed):
-                flight.id, flight.claimed = entry.id, entry
                 mine.append(flight)
             else:
                 flight.id, flight.path = entry.id, self._shelf.book.path_of(entry)
@@ -121,13 +145,32 @@ class Finder:
             self._downloads.begin(mine)
         if foreign:
             with self._lock:
+                if self._closed:
+                    raise StoreError("the cache was closed")
                 self._foreign += foreign
                 self.poll_s = POLL_S
+
+    def _claimed(self, misses: list[Flight]) -> list[Row | Claimed | None]:
+        """Claim what nobody else does, for flights to fill."""
+        mine: list[Claimed] = []
+        # What is claimed and let go of again is not claimed by another thread in between.
+        with self._claiming:
+            try:
+                entries = self._shelf.claim([(one.key, suffix_of(one.wanted), one.wanted) for one in misses], mine)
+                for flight, entry in zip(misses, entries, strict=True):
+                    if isinstance(entry, Claimed):
+                        flight.id, flight.claimed = entry.id, entry
+            except BaseException:
+                for flight in misses:
+                    flight.claimed = None
+                self._shelf.unclaim(mine)
+                raise
+        return entries
 
     def ask_others(self) -> None:
         """Look whether what others fetch has come, or must be fetched here since they have ended or failed."""
         with self._lock:
-            foreign, self._foreign = self._foreign, []
+            foreign = list(self._foreign)
             poll_s, self.poll_s = self.poll_s or POLL_S, None
         if not foreign:
             return
@@ -140,7 +183,9 @@ class Finder:
                     flight.error = error
         self._tell([flight for flight in foreign if flight.landed])
         with self._lock:
-            self._foreign += still
+            # What was claimed in vain has been added a second time.
+            self._foreign = [flight for flight in dict.fromkeys(self._foreign) if flight.claimed is None]
+            self._foreign = [flight for flight in self._foreign if not flight.landed]
             if self._foreign:
                 self.poll_s = min(poll_s * 1.5, LONGEST_POLL_S) if len(still) == len(foreign) else POLL_S
 

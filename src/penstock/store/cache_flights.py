@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -255,11 +255,18 @@ class Flights:
                 if flight is not None and flight.resting:
                     del self._known[one]
 
-    def close(self, release: Callable[[Sequence[int]], None]) -> None:
+    def taken_hits(self) -> int:
+        """Give how many rested and needed no database since this was last asked."""
+        hits, self.hits = self.hits, 0
+        return hits
+
+    def close(self) -> None:
         """Let go of all, for good."""
         with self._lock:
             self.closed = True
             flights = list(self._known.values())
             self._known.clear()
             # Who waits for one lets go of its pin himself.
-            release([flight.spot for flight in flights if flight.spot >= 0 and not (flight.resting or flight.users)])
+            self._pins.drop(
+                [flight.spot for flight in flights if flight.spot >= 0 and not (flight.resting or flight.users)]
+            )

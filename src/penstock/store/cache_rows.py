@@ -106,6 +106,15 @@ def claim(db: sqlite3.Connection, keys: Sequence[tuple[bytes, str]], holder: str
     return claimed
 
 
+def unclaim(db: sqlite3.Connection, entries: Sequence[Claimed], holder: str) -> None:
+    """Let entries be used again as far as they were claimed."""
+    db.executemany(
+        f"UPDATE entry SET key = NULL, state = {FREE}, holder = NULL, size = NULL "
+        f"WHERE id = ? AND key = ? AND state = {LOADING} AND holder = '{holder}'",
+        [(entry.id, entry.key) for entry in entries],
+    )
+
+
 def publish(db: sqlite3.Connection, files: Sequence[Written], boot: str) -> None:
     """Make entries ready whose files are whole."""
     ready = f"size = ?, checksum = ?, etag = ?, boot = '{boot}', state = {READY}, holder = NULL"

@@ -60,8 +60,12 @@ class Shelf:
             self.discard([row.key for row in old if row.id in bad])
         return bad
 
-    def claim(self, wanted: Sequence[tuple[bytes, str, Wanted]]) -> list[Row | Claimed | None]:
-        """Claim what is not there: key, suffix and what it is of.
+    def claim(self, wanted: Sequence[tuple[bytes, str, Wanted]], claimed: list[Claimed]) -> list[Row | Claimed | None]:
+        """Claim what is not there.
+
+        Args:
+            wanted: key, suffix and what it is of.
+            claimed: gets what this claims, before that is recorded.
 
         Returns:
             For each an entry that is ready, one for this holder to fill, or None: another fills it.
@@ -82,10 +86,16 @@ class Shelf:
                     outdated.append(row)
                 absent[key] = suffix
             self.book.retire(db, outdated)
-            claimed = rows.claim(db, list(absent.items()), self._pins.name) if absent else []
+            if absent:
+                claimed += rows.claim(db, list(absent.items()), self._pins.name)
         mine = {entry.key: entry for entry in claimed}
         # Of two versions of one object the first is fetched; who wants the other waits, and then replaces it.
         return [mine.pop(key) if key in mine else self._ready(known.get(key), want) for key, _, want in wanted]
+
+    def unclaim(self, entries: Sequence[Claimed]) -> None:
+        """Let go of entries of a claim that went wrong, whether it was recorded or not."""
+        with self.book.changing() as db:
+            rows.unclaim(db, entries, self._pins.name)
 
     def _ready(self, row: Row | None, wanted: Wanted) -> Row | None:
         return row if row is not None and self.serves(row, wanted) else None
