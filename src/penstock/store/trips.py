@@ -4,7 +4,9 @@
 
 No I/O. A trip asks for at most PIECE_BYTES, so that what is in memory is bounded and what fails, fails
 alone. An object of unknown length is asked for as its first PIECE_BYTES: an answer that is shorter is
-all of it, and costs one hand-over where a described answer costs two.
+all of it, and costs one hand-over where a described answer costs two. If it is not shorter it is asked
+for again with its description, so that all pieces can be shown to be of one object; where objects are
+large the description is asked for at once.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from penstock.store.wanted import Piece, Wanted
 if TYPE_CHECKING:
     from penstock.store.sources import Source
 
-OVERLAP = 4096
-"""Bytes of a first piece that are asked for again with the second: the object is still the same if they are."""
+LARGE_BYTES = 384 << 10
+"""Objects of a source with this average are described at once: some may come in several pieces."""
 
 
 class Trip:
@@ -99,6 +101,8 @@ class Whole(Trip):
         """Whether single attempts suffice."""
         if not self.source.ranges:
             self.ask_for_all()
+        if self.want.size is None and self.source.mean_bytes >= LARGE_BYTES:
+            self.described = True
         return not self.described and self.start is not None
 
     def ask_for_all(self) -> None:
@@ -119,7 +123,7 @@ class Whole(Trip):
             elif size != known:
                 raise _changed(self, known, f"{size:,}" if size < known else "more")
         elif size == PIECE_BYTES and self.start is not None and (meta is None or meta["size"] > size):
-            return self._proves_long(data)
+            return self._proves_long(data, meta)
         tag = meta["e_tag"] if meta is not None else None
         if size <= PIECE_BYTES:
             return (Piece(self.number, 0, data, True, size, tag),), ()
@@ -127,11 +131,16 @@ class Whole(Trip):
         cuts = parts(0, size, PIECE_BYTES)
         return [Piece(self.number, at, data[at:end], end == size, size, tag) for at, end in cuts], ()
 
-    def _proves_long(self, data: bytes) -> tuple[Sequence[Piece], Sequence[Trip]]:
-        long = Long(self.number, self.want)
-        long.head = data
-        begin = PIECE_BYTES - OVERLAP
-        return (), (Part(self.source, self.path, begin, begin + PIECE_BYTES, long),)
+    def _proves_long(self, data: bytes, meta: Mapping[str, Any] | None) -> tuple[Sequence[Piece], Sequence[Trip]]:
+        if meta is None:
+            # Nothing would tell whether what follows is of the same object.
+            again = Whole(self.source, self.path, self.number, self.want)
+            again.described = True
+            return (), (again,)
+        long = Long(self.number, self.want, 0, meta["size"])
+        long.check(self, meta)
+        rest = parts(PIECE_BYTES, meta["size"], PIECE_BYTES)
+        return (long.piece(0, data),), [Part(self.source, self.path, at, end, long) for at, end in rest]
 
 
 class Ranges(Trip):
@@ -174,17 +183,39 @@ class Ranges(Trip):
 class Long:
     """What comes in several pieces, and what must be the same in all of their answers."""
 
-    __slots__ = ("base", "etag", "head", "left", "number", "over", "size", "want")
+    __slots__ = ("base", "described", "etag", "left", "number", "over", "size", "want")
 
-    def __init__(self, number: int, want: Wanted, base: int = 0, size: int | None = None) -> None:
+    def __init__(self, number: int, want: Wanted, base: int, size: int) -> None:
         self.number, self.want, self.base, self.size = number, want, base, size
         self.left = size
         """Bytes that have not come."""
         self.etag = want.etag
-        self.head = b""
-        """The first piece, held until the second says how long the object is."""
+        self.described: tuple[int, Any] | None = None
+        """Size and time of change of the object, as the first answer said."""
         self.over = False
         """It has failed: what still comes of it is nobody's."""
+
+    def check(self, trip: Trip, meta: Mapping[str, Any]) -> None:
+        """See to it that an answer is of the same object as all others.
+
+        Raises:
+            ObjectChanged: it is not.
+        """
+        if self.etag is not None and meta["e_tag"] not in (self.etag, None):
+            raise _other(trip, self.etag, meta["e_tag"])
+        self.etag = self.etag or meta["e_tag"]
+        if self.want.size is not None:
+            _check_size(trip, self.want.size, meta["size"])
+        found = meta["size"], meta.get("last_modified")
+        self.described = self.described or found
+        # Servers behind one address may have the same content since different times: an etag says more.
+        if found[0] != self.described[0] or (self.etag is None and found[1] != self.described[1]):
+            raise _other(trip, "{:,} bytes, of {}".format(*self.described), "{:,}, of {}".format(*found))
+
+    def piece(self, offset: int, data: bytes) -> Piece:
+        """Count bytes that came, and make a piece of them."""
+        self.left -= len(data)
+        return Piece(self.number, offset, data, self.left == 0, self.size, self.etag)
 
 
 class Part(Trip):
@@ -215,29 +246,11 @@ class Part(Trip):
             return (), ()
         assert self.start is not None
         assert self.stop is not None
-        more: Sequence[Trip] = ()
-        pieces: list[Piece] = []
-        start = self.start
         if meta is not None:
-            if long.etag is not None and meta["e_tag"] not in (long.etag, None):
-                raise _other(self, long.etag, meta["e_tag"])
-            long.etag = long.etag or meta["e_tag"]
-            if long.want.size is not None:
-                _check_size(self, long.want.size, meta["size"])
-        if long.size is None:
-            assert meta is not None
-            if data[:OVERLAP] != long.head[-OVERLAP:]:
-                raise _other(self, "other bytes", "these")
-            long.size = long.left = meta["size"]
-            pieces.append(self._piece(0, long.head))
-            start, data, long.head = PIECE_BYTES, data[OVERLAP:], b""
-            rest = parts(min(self.stop, long.size), long.size, PIECE_BYTES)
-            more = [Part(self.source, self.path, at, end, long) for at, end in rest if end > at]
-        if len(data) != min(self.stop, long.base + long.size) - start:
-            raise self.source.ended_early(self.path, start, self.stop, len(data))
-        if data:
-            pieces.append(self._piece(start - long.base, data))
-        return pieces, more
+            long.check(self, meta)
+        if len(data) != self.stop - self.start:
+            raise self.source.ended_early(self.path, self.start, self.stop, len(data))
+        return (long.piece(self.start - long.base, data),), ()
 
     def instead(self) -> Sequence[Trip]:
         """Give the trip for all of the object, where the server ignores ranges; none if there is one already."""
@@ -245,13 +258,6 @@ class Part(Trip):
             return ()
         self.long.over = True
         return (Whole(self.source, self.path, self.long.number, self.long.want),)
-
-    def _piece(self, offset: int, data: bytes) -> Piece:
-        long = self.long
-        assert long.size is not None
-        assert long.left is not None
-        long.left -= len(data)
-        return Piece(long.number, offset, data, long.left == 0, long.size, long.etag)
 
 
 def trips(wanted: Sequence[Wanted], places: Mapping[int, tuple[Source, str]]) -> list[Trip]:
@@ -292,7 +298,6 @@ def _span(want: Wanted) -> tuple[int, int]:
 
 
 def _long(source: Source, path: str, long: Long) -> list[Trip]:
-    assert long.size is not None
     cuts = parts(long.base, long.base + long.size, PIECE_BYTES)
     return [Part(source, path, start, stop, long) for start, stop in cuts]
 
