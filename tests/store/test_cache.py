@@ -601,6 +601,24 @@ def interrupting(method):
     return interrupted
 
 
+def test_a_local_file_that_is_missing_is_an_error_of_its_own_and_lets_go_of_nothing_else(tmp_path, opened):
+    parts = [tmp_path / f"{number}.bin" for number in range(3)]
+    for number in (0, 2):
+        parts[number].write_bytes(content(number))
+    ranged = [Wanted(str(path), 7, 21) for path in parts]
+    cache = opened(limit=0)
+    kept = cache.acquire([ranged[0]])[0]
+    for _ in range(3):
+        first, missing, last = cache.acquire(ranged)
+        assert isinstance(missing, ObjectMissing)
+        assert str(parts[1]) in str(missing)
+        assert [Path(file).read_bytes() for file in (first, last)] == [content(0)[7:21], content(2)[7:21]]
+    del first, last
+    cache.clear()
+    assert Path(kept).read_bytes() == content(0)[7:21]
+    assert cache.stats().pinned == 1
+
+
 @pytest.mark.parametrize(
     ("part", "method"),
     [

@@ -11,6 +11,7 @@ What is local already is neither copied nor deleted.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import time
@@ -38,6 +39,7 @@ from penstock.store.sizes import parse_size
 from penstock.store.urls import redact
 from penstock.store.wanted import Wanted
 
+_log = logging.getLogger("penstock.store")
 TIMEOUT_S = 300.0
 GATHER_S = 0.02
 IDLE_S = 1.0
@@ -270,8 +272,10 @@ class Cache:
             self._shelf.room.keep_limit()
             if not self._downloads.busy:
                 self._shelf.room.rest()
-        except StoreError:
+        except Exception as error:  # noqa: BLE001 - a thread that ended would look after nothing any more
             # A full disk, say: whoever wants an object is told by what it does itself; this is done again later.
+            if not isinstance(error, StoreError):
+                _log.warning("the cache %s could not be tended, it is tried again: %r", self.folder, error)
             return IDLE_S
         self._pins.wake = self._wake if self._shelf.room.over else None
         return IDLE_S if self._finder.poll_s is None else self._finder.poll_s

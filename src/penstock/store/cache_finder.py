@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from penstock.errors import StoreError
+from penstock.errors import ObjectMissing, StoreError
 from penstock.store.cache_downloads import Downloads, Landed
 from penstock.store.cache_flights import Dropped, Flight
 from penstock.store.cache_names import key_of, local_path, suffix_of
@@ -66,9 +66,13 @@ class Finder:
         """
         misses: list[Flight] = []
         try:
-            away = [flight for flight in flights if not self._is_local(flight)]
+            away = [flight for flight in flights if not self._is_clear(flight)]
             if away:
-                self._pins.take([flight.spot for flight in away])
+                spots = [spot_of(flight.key) for flight in away]
+                self._pins.take(spots)
+                # Only now: what is dropped later has been taken.
+                for flight, spot in zip(away, spots, strict=True):
+                    flight.spot = spot
                 misses = self._find(away)
             if misses:
                 self._claim(misses)
@@ -95,16 +99,24 @@ class Finder:
         if (landed := self._landed()) is not None:
             landed(flights)
 
-    def _is_local(self, flight: Flight) -> bool:
+    def _is_clear(self, flight: Flight) -> bool:
+        """Land a flight that needs no cache, or that can't have a name in it; tell whether that was so."""
         wanted = flight.wanted
         path = local_path(wanted.url)
         flight.local = path is not None
         if wanted.start is None and path is not None:
             flight.path = path
             return True
-        flight.key = key_of(wanted, self._server)
-        flight.spot = spot_of(flight.key)
-        return False
+        try:
+            flight.key = key_of(wanted, self._server)
+        except FileNotFoundError:
+            # Not the one caught: the frames that it knows would keep paths in use.
+            flight.error = ObjectMissing(f"{path} does not exist")
+        except OSError as error:
+            flight.error = StoreError(f"cannot read {path}: {error.strerror}")
+        except Exception as error:  # noqa: BLE001 - it belongs to who waits for the flight
+            flight.error = error
+        return flight.error is not None
 
     def _find(self, flights: list[Flight]) -> list[Flight]:
         """Land flights whose files are there; give the others."""

@@ -41,12 +41,12 @@ class Flight:
     claimed: Claimed | None
     """The entry that this holder is to fill."""
     resting: bool
+    spot: int
+    """Where its pin counts; below 0: it has none and needs none."""
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.key = b""
-        self.spot = -1
-        """Where its pin counts; below 0: it has none and needs none."""
         self.local = False
         """Whether it is on this machine, where it may change at any time."""
         self.waiters: list[Waiter] | None = None
@@ -61,6 +61,7 @@ class Flight:
     def start(self) -> None:
         """Know nothing of where it is."""
         self.id = NO_ENTRY
+        self.spot = -1
         self.path = None
         self.error = None
         self.claimed = None

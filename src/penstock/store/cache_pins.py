@@ -196,7 +196,10 @@ class Pins:
             # At the end of the interpreter paths may be collected after the table.
             released.clear()
         while released:
-            counts[released.popleft()] -= 1
+            spot = released.popleft()
+            # Below 0 there is nothing; an error here would end whoever happens to count.
+            if counts[spot]:
+                counts[spot] -= 1
         if self._travelling:
             now, tickets = time.monotonic(), self._table.tickets
             for ticket in [t for t, (_, until) in self._travelling.items() if not tickets[t] or now > until]:
