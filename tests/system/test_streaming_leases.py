@@ -61,3 +61,13 @@ def test_a_sample_asked_for_alone_keeps_its_file_for_as_long_as_it_exists(web, t
             dataset[number]
         assert all(Path(sample["name"]).exists() for sample in sent)
         assert not any(name.exists() for name in names[10:])
+
+
+def test_the_cache_is_back_below_its_limit_once_nothing_is_in_use(dataset):
+    with StreamingDataLoader(dataset, 8, num_workers=3) as loader:
+        for batch in loader:
+            assert len(batch["file"]) == 8
+        del batch
+    counted = dataset.cache.stats()
+    assert counted.pinned == 0
+    assert counted.bytes <= counted.limit

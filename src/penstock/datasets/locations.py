@@ -73,8 +73,9 @@ def read_downloads(columns_to_download: Any) -> tuple[Download, ...]:
     if columns_to_download is None:
         return ()
     if isinstance(columns_to_download, str | Mapping) or not isinstance(columns_to_download, Sequence):
+        how = f": write [{columns_to_download!r}]" if isinstance(columns_to_download, str | Mapping) else ""
         raise ConfigError(
-            f"columns_to_download must be a list of column names, or None for none, got {columns_to_download!r}"
+            f"columns_to_download must be a list of column names, or None for none, got {columns_to_download!r}{how}"
         )
     downloads = tuple(_download(entry) for entry in columns_to_download)
     names = [download.name for download in downloads]

@@ -19,7 +19,7 @@ from penstock.store.urls import redact
 
 
 class QuarantineLog:
-    """A file of entries `{"epoch", "id", "key", "stage", "reason", "message", "substitute"}`.
+    """A file of entries `{"epoch", "id", "key", "locations", "stage", "reason", "message", "substitute"}`.
 
     Args:
         path: the file; it and its folder are made when there is a first entry.

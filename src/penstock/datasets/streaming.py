@@ -26,6 +26,7 @@ from penstock.datasets.streaming_index import index_of, is_of_this_machine
 from penstock.datasets.streaming_options import (
     Policy,
     cache_folder,
+    check_apart,
     check_callables,
     check_data_type,
     check_flag,
@@ -140,6 +141,7 @@ class StreamingDataset:
         before = check_callables("predownload_transforms", predownload_transforms)
         downloads = read_downloads(columns_to_download)
         self.dst = cache_folder(dst)
+        check_apart(src, self.dst)
         limit = None if cache_limit is None else parse_size(cache_limit)
         self._source = redact(os.fspath(src)) if isinstance(src, str | os.PathLike) else type(src).__name__
         self._index = index_of(
@@ -194,6 +196,10 @@ class StreamingDataset:
             IndexError: there is no such sample.
             SampleError: it can't be had, or a transform failed; names its key and what is wrong.
         """
+        if isinstance(index, bool) or not hasattr(index, "__index__"):
+            raise TypeError(
+                f"a sample is asked for by its number, got {index!r}; several by a loop, the next ones by iter()"
+            )
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"sample {index} of {self!r}: they run from 0 to {size - 1}")
@@ -269,6 +275,15 @@ class StreamingDataset:
         """Throw away what is cached of a sample that failed; tell whether fetching it again makes sense."""
         return self._fetcher.discard(id_)
 
+    def describe(self, id_: int, error: Exception) -> tuple[str, str]:
+        """Say which sample an id is, by key and locations, and what may help against an error; "" where nothing."""
+        row = self._index.rows(np.array([id_]))[0]
+        where = self._fetcher.locations_of(id_)
+        shown = f"({row[self._recital.key_column]!r}{''.join(f', {one}' for one in where)})"
+        missing = getattr(error, "filename", None) if isinstance(error, FileNotFoundError) else None
+        named = [name for name, value in row.items() if isinstance(value, str) and value == str(missing)]
+        return shown, f"; did you forget columns_to_download={named!r}?" if named else ""
+
     def collate(self, samples: list[Any]) -> Any:
         """Stack samples; a column in which values are missing stays a list."""
         return stack_present(samples)
@@ -312,6 +327,7 @@ class StreamingDataset:
                     "epoch": failure.epoch,
                     "id": failure.id,
                     "key": row[self._recital.key_column],
+                    "locations": self._fetcher.locations_of(failure.id),
                     "stage": failure.stage,
                     "reason": failure.reason,
                     "message": failure.message,
@@ -368,9 +384,9 @@ class StreamingDataset:
             stage = "transform"
             return None if row is None else self._chain.one(row, 0, id_)
         except Exception as error:
-            key, reason = self._index.rows(np.array([id_]))[0][self._recital.key_column], type(error).__name__
+            reason, (which, advice) = type(error).__name__, self.describe(id_, error)
             raise SampleError(
-                f"sample {id_} ({key!r}) of {self!r} failed in {stage}: {reason}: {error}",
+                f"sample {id_} {which} of {self!r} failed in {stage}: {reason}: {error}{advice}",
                 dataset=type(self).__name__,
                 key=id_,
                 stage=stage,

@@ -24,6 +24,7 @@ from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreErro
 from penstock.index.table import Index
 from penstock.store.cache import Cache
 from penstock.store.cache_sharing import SharedCache
+from penstock.store.urls import redact
 from penstock.store.wanted import Wanted
 from penstock.transforms.chain import Chain
 
@@ -174,6 +175,13 @@ class SampleFetcher:
         if wanted:
             self.cache.discard(wanted)
         return bool(wanted)
+
+    def locations_of(self, id_: int) -> list[str]:
+        """List where the files of a sample lie, without secrets; none where that can't be said."""
+        (row,) = self._index.rows(np.array([id_]))
+        plan = self._plan(row, self._epochs.get(id_, 0), id_)
+        places = plan.places if type(plan) is _Planned else ()
+        return [redact(place.url) if type(place) is Wanted else str(place) for place in places if place is not None]
 
     @property
     def cache(self) -> Cache:

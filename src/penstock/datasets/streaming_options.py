@@ -88,4 +88,16 @@ def cache_folder(dst: str | os.PathLike[str] | None) -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "penstock", "streaming")
     if not isinstance(dst, str | os.PathLike) or "://" in os.fspath(dst):
         raise ConfigError(f"dst must be a folder of this machine, or None, got {dst!r}")
-    return Path(dst).absolute()
+    folder = Path(dst).absolute()
+    if taken := next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None):
+        raise ConfigError(f"dst must be a folder, and {taken} is a file: name another place")
+    return folder
+
+
+def check_apart(src: Any, dst: Path) -> None:
+    """Refuse a folder of samples in which the cache would lie: what is cached would be taken for samples."""
+    if not isinstance(src, str | os.PathLike) or "://" in os.fspath(src):
+        return
+    source = Path(src).resolve()
+    if source.is_dir() and dst.resolve().is_relative_to(source):
+        raise ConfigError(f"dst {dst} lies in the folder of samples {source}: name a folder beside it")

@@ -194,6 +194,7 @@ class _Whole:
         self.num_downloading_workers, self.prefetch_tickets = dataset.num_downloading_workers, dataset.prefetch_tickets
         self.fingerprint, self.filters, self.block_ends = dataset.fingerprint, dataset.filters, dataset.block_ends
         self.prefetch, self.discard, self.list_failures = dataset.prefetch, dataset.discard, dataset.list_failures
+        self.describe = dataset.describe
 
     def __len__(self) -> int:
         return len(self._dataset)

@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock.datasets.answers import as_samples, is_table, own_transforms
 from penstock.datasets.leased import lease_of
-from penstock.errors import ConfigError, SampleError
+from penstock.errors import ConfigError, SampleError, StoreUnavailable
 from penstock.seeds import uniform
 from penstock.transforms.chain import Chain, takes
 from penstock.transforms.collate import stack
@@ -274,9 +274,16 @@ class Recipe:
                 break
         name, cause = type(self.dataset).__name__, last and last.__cause__
         why = f": {type(cause).__name__}: {cause}" if cause else ""
+        is_outage = isinstance(cause, StoreUnavailable)
+        what_now = (
+            "Their store can't be reached, which says nothing of the samples: go on from the last checkpoint once it "
+            "answers"
+            if is_outage
+            else "Too few are left: look at the data and the transforms"
+        )
         raise SampleError(
             f"{name}: {left_out} ({_counted(failure.reason for failure in failures)}), and so were {len(tried)} others "
-            f"tried in their place ({_counted(tried)}){why}. Too few are left: look at the data and the transforms",
+            f"tried in their place ({_counted(tried)}){why}. {what_now}",
             dataset=name,
             key=id_,
             stage=last.stage if last else "transform",
@@ -287,7 +294,10 @@ class Recipe:
         name, reason = type(self.dataset).__name__, type(cause).__name__
         can_go_on = self.on_error == "raise" and stage != "collate"
         hint = '; on_error="skip" or "substitute" goes on without it' if can_go_on else ""
-        message = f"{what or f'sample {id_}'} of {name} failed in {stage}: {reason}: {cause}{hint}"
+        describe = getattr(self.dataset, "describe", None)
+        which, advice = describe(id_, cause) if describe is not None and what is None else ("", "")
+        shown = what or f"sample {id_} {which}".rstrip()
+        message = f"{shown} of {name} failed in {stage}: {reason}: {cause}{advice}{hint}"
         return SampleError(message, dataset=name, key=id_, stage=stage, reason=reason)
 
 

@@ -212,6 +212,8 @@ class Cache:
         """Count files, bytes, hits, misses and evictions of the folder, by all processes since it was made."""
         self._record_hits()
         self._book.flush()
+        self._pins.settle()
+        self._shelf.room.keep_limit()
         return care.stats(self._book, self._pins, self._downloads.in_flight)
 
     def verify(self) -> VerifyReport:

@@ -51,19 +51,25 @@ class SharedCache:
 
     def close(self) -> None:
         """Let go; the last one closes the cache."""
+        if (last := self._let_go()) is not None:
+            last.close()
+
+    def __del__(self) -> None:
+        # No more than that: a cache that nobody refers to closes itself, and not within a finalizer.
+        if getattr(self, "_open", None) is not None:
+            self._let_go()
+
+    def _let_go(self) -> Cache | None:
+        """Give the share back; give the cache if it was the last."""
         with _lock:
             mine, self._open = self._open, None
             if mine is None:
-                return
+                return None
             mine.shares -= 1
             if mine.shares:
-                return
+                return None
             _all_open.remove(mine)
-        mine.cache.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_open", None) is not None:
-            self.close()
+        return mine.cache
 
 
 def _after_fork_in_child() -> None:

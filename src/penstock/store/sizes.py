@@ -7,14 +7,15 @@ import re
 from penstock.errors import ConfigError
 
 _UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
+_UNITS |= {f"{unit[0]}ib": size for unit, size in _UNITS.items() if len(unit) == 2}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
-def parse_size(size: int | str) -> int:
-    """Give a number of bytes: an int as it is, or a text of a number and a unit, base 1024.
+def parse_size(size: float | str) -> int:
+    """Give a number of bytes: a whole number as it is, or a text of a number and a unit, base 1024.
 
     Args:
-        size: such as 4096, "4096", "100mb", "1.5 GB"; units are b, kb, mb, gb and tb, in any case.
+        size: such as 4096, "4096", "100mb", "1.5 GB"; units are b, kb, mb, gb and tb, or kib to tib, in any case.
 
     Raises:
         ConfigError: it is no such text, or is below 0.
@@ -26,6 +27,8 @@ def parse_size(size: int | str) -> int:
         if size < 0:
             raise ConfigError(f"a size is a number of bytes from 0 on, got {size}")
         return size
+    if isinstance(size, float) and size.is_integer() and size >= 0:
+        return int(size)
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if match is None or match[2].lower() not in _UNITS:
         raise ConfigError(f'a size is bytes, or a text such as "500kb", "100mb", "1.5gb" or "2tb", got {size!r}')
