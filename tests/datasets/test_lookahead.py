@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import pytest
@@ -117,3 +118,20 @@ def test_an_object_larger_than_the_room_waits_for_its_fetch_and_holds_up_nobody_
     held.take([0])
     held.ahead.go_on()
     assert held.count == 4
+
+
+def test_a_child_forked_while_a_thread_gives_hints_begins_without_them():
+    held = Held(None)
+    held.hint(range(3))
+    with held.ahead._lock:
+        child = os.fork()
+        if not child:
+            right = False
+            try:
+                right = held.ahead._lock.acquire(timeout=5)
+                held.ahead._lock.release()
+                right = right and held.take([0]) == [None]
+            finally:
+                os._exit(0 if right else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -228,6 +228,19 @@ def test_a_path_that_is_sent_is_pinned_on_its_way_and_where_it_arrives(site, fol
     wait_until(lambda: not os.path.exists(path))
 
 
+def test_any_number_of_paths_may_be_on_their_way_at_once(site, opened):
+    cache = opened(limit=0)
+    first, other = cache.acquire(wanted(site, 0, 1))
+    sent = [pickle.dumps(first), *[pickle.dumps(other) for _ in range(5000)]]
+    path = str(first)
+    del first, other
+    cache.clear()
+    assert Path(path).read_bytes() == content(0)
+    arrived = [pickle.loads(one) for one in sent]
+    cache.clear()
+    assert [Path(one).read_bytes() for one in arrived[:2]] == [content(0), content(1)]
+
+
 def test_two_caches_of_one_folder_fetch_each_object_once(site, opened):
     site.latency(0.05)
     caches = [opened(), opened()]

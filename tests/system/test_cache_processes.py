@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -194,6 +195,24 @@ def test_a_forked_child_serves_what_is_there_and_lets_go_of_nothing_of_its_paren
         assert os.waitstatus_to_exitcode(status) == 0
         cache.acquire([Wanted(f"{site.url}/2.bin")])
         assert Path(kept).read_bytes() == content(0, size_of(0))
+
+
+def test_a_forked_child_keeps_nothing_pinned_for_what_its_parent_has_under_way(site, tmp_path):
+    with open_cache(tmp_path / "cache", 0) as cache:
+        one = [Wanted(f"{site.url}/0.bin")]
+        sent = pickle.dumps(cache.acquire(one)[0])
+        cache.begin([Wanted(f"{site.url}/1.bin")])
+        assert cache.stats().pinned > 1
+        child = os.fork()
+        if not child:
+            pinned = -1
+            try:
+                pinned = cache.stats().pinned
+            finally:
+                os._exit(pinned)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert Path(pickle.loads(sent)).read_bytes() == content(0, size_of(0))
 
 
 def test_a_stalled_server_does_not_hold_up_the_end_of_a_process(site, tmp_path):

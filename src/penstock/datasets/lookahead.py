@@ -8,8 +8,10 @@ is hinted and never used must not be held for ever. A hint that comes after the 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -67,6 +69,7 @@ class Lookahead:
         self._taken: dict[At, float] = {}
         self._count = 0
         self._mean_bytes = float(FIRST_GUESS_BYTES)
+        _lookaheads.add(self)
 
     def unknown(self, places: Iterable[At]) -> list[bool]:
         """Tell which samples a hint would be new of."""
@@ -145,6 +148,11 @@ class Lookahead:
         if begun:
             self._forget(begun)
 
+    def _after_fork(self) -> None:
+        """Begin without hints in a forked child, whatever a thread of the parent was doing to them."""
+        self._lock = threading.Lock()
+        self.clear()
+
     def _next(self) -> list[Wanted]:
         """Choose the objects to begin next."""
         chunk: list[Wanted] = []
@@ -174,3 +182,14 @@ class Lookahead:
 def _size_of(wanted: Wanted) -> int | None:
     """Give the bytes of what is wanted, None if it does not say."""
     return wanted.size if wanted.start is None or wanted.stop is None else wanted.stop - wanted.start
+
+
+_lookaheads: weakref.WeakSet[Lookahead] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for ahead in list(_lookaheads):
+        ahead._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -289,6 +289,7 @@ class Cache:
         """Begin anew in a forked child: its threads are gone, what the parent fetches is another holder's."""
         closed = self._flights.closed
         self._reset()
+        self._flights.let_go()
         for part in (self._book, self._shelf.room, self._flights, self._downloads, self._finder):
             part.reset()
         self._flights.closed = closed

@@ -256,6 +256,10 @@ class Flights:
                 if flight is not None and flight.resting:
                     del self._known[one]
 
+    def let_go(self) -> None:
+        """Unpin what the flights of the parent hold, in a forked child, which has copies of their pins."""
+        self._pins.drop([flight.spot for flight in self._known.values() if flight.spot >= 0 and not flight.resting])
+
     def taken_hits(self) -> int:
         """Give how many rested and needed no database since this was last asked."""
         hits, self.hits = self.hits, 0

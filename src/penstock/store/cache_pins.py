@@ -202,9 +202,11 @@ class Pins:
                 counts[spot] -= 1
         if self._travelling:
             now, tickets = time.monotonic(), self._table.tickets
-            for ticket in [t for t, (_, until) in self._travelling.items() if not tickets[t] or now > until]:
+            ended = [t for t, (_, until) in self._travelling.items() if (t >= 0 and not tickets[t]) or now > until]
+            for ticket in ended:
                 counts[self._travelling.pop(ticket)[0]] -= 1
-                tickets[ticket] = 0
+                if ticket >= 0:
+                    tickets[ticket] = 0
 
     def send(self, spot: int) -> tuple[str, int, int]:
         """Pin a file for another process until that has it: holder, number and secret of a ticket to give back."""
@@ -212,11 +214,12 @@ class Pins:
             self._settle()
             ticket = self._next_ticket % TICKETS
             self._next_ticket += 1
-            if ticket in self._travelling:
-                # More under way than there are tickets: the oldest counts as arrived.
-                self._table.counts[self._travelling.pop(ticket)[0]] -= 1
             word = secrets.randbits(32) | 1
-            self._table.tickets[ticket] = word
+            if ticket in self._travelling:
+                # More under way than there are tickets: without one it stays pinned for as long as it may travel.
+                ticket = -self._next_ticket
+            else:
+                self._table.tickets[ticket] = word
             self._table.counts[spot] += 1
             self._travelling[ticket] = spot, time.monotonic() + TRAVEL_S
         return self.name, ticket, word
@@ -225,7 +228,7 @@ class Pins:
         """Tell the holder that sent a file that it is pinned here now."""
         with self._lock:
             table = self._table if holder == self.name else self._mapped(holder)
-            if table is not None and table.tickets[ticket] == word:
+            if ticket >= 0 and table is not None and table.tickets[ticket] == word:
                 table.tickets[ticket] = 0
 
     def is_live(self, holder: str) -> bool:
@@ -317,10 +320,13 @@ class Pins:
 
     def _after_fork(self) -> None:
         """Become another holder with the same pins: parent and child let go of theirs one by one."""
-        before, self._lock, self._travelling, self._others = self._table, threading.Lock(), {}, {}
+        before, travelling = self._table, self._travelling
+        self._lock, self._travelling, self._others = threading.Lock(), {}, {}
         limit = before.header[_LIMIT]
         self._announce(None if limit == NO_LIMIT else limit)
         self._table.counts[:] = before.counts
+        # What is on its way is the parent's to keep in place.
+        self.released.extend(spot for spot, _ in travelling.values())
 
 
 def _allocate(descriptor: int, size: int) -> None:
