@@ -96,8 +96,8 @@ class Dataset(Protocol):
     that is None is left out, counted as "filtered"), `transforms` (a tuple: `fetch` runs none of them, the loader
     runs them before its own).
 
-    A dataset of several streams has `build_mixture(order_of, seed)`, which builds its own order, and `peers(id)`, the ids
-    [start, stop) of which one may stand in the place of one that failed.
+    A dataset of several streams has `build_mixture(order_of, seed)`, which builds its own order, and `peers(id)`, the
+    ids [start, stop) of which one may stand in the place of one that failed.
 
     A dataset whose samples come from afar has `prefetch(ids)`: a hint, which returns at once, of what will be
     fetched soon. Its `discard(id)` throws away what is kept of a sample that failed, and tells whether it can be got

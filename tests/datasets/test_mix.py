@@ -290,7 +290,10 @@ class TestOneCallForEachStream:
         with StreamingDataLoader(both, 10, shuffle=True, num_workers=2, collate_fn=list) as loader:
             rows = [row for batch in loader for row in batch if "times" in row]
         assert len(rows) >= 299
-        assert {row["times"] for row in rows} == {1}
+        # The first may be fetched while their hint is on its way; none is hinted twice.
+        assert {row["times"] for row in rows} <= {0, 1}
+        assert all(row["times"] == 1 for row in rows[100:])
+        assert set(remote.hinted.values()) == {1}
         assert {row["epoch"] for row in rows} == set(range(15))
 
     def test_without_any_hint_nobody_is_asked_for_one(self):
