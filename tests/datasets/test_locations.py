@@ -88,7 +88,10 @@ def test_a_part_of_an_object_is_named_by_two_more_columns():
     assert Locations(PART, "s3://bucket").wanted({"shard": None, "start": 512, "size": 100}) == [None]
 
 
-@pytest.mark.parametrize(("start", "size"), [(-1, 10), (0, -1), (None, 10), (5, None), ("x", 10), (float("nan"), 10)])
+@pytest.mark.parametrize(
+    ("start", "size"),
+    [(-1, 10), (0, -1), (None, 10), (5, None), ("x", 10), (float("nan"), 10), (0, float("inf")), (5, 2**63)],
+)
 def test_a_part_that_cannot_be_is_refused(start, size):
     with pytest.raises(FormatError, match="'start' and 'size' hold"):
         Locations(PART, "s3://bucket").wanted({"shard": "0.tar", "start": start, "size": size})

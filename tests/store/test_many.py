@@ -251,6 +251,33 @@ def test_a_range_that_cannot_be_is_refused_before_anything_is_asked(web, files, 
     assert web.requests(r"\.bin") == []
 
 
+@pytest.mark.parametrize("length", [2**40, 2**50, 2**62])
+def test_a_length_that_is_a_mistake_is_an_error_of_its_own_at_once(web, files, fetcher, tmp_path, length):
+    web.add_files({"long.bin": LONG})
+    (tmp_path / "long.bin").write_bytes(LONG)
+    urls = [f"{web.url}/long.bin", str(tmp_path / "long.bin")]
+    wanted = [*(Wanted(url, 5, 5 + length) for url in urls), *(Wanted(url, size=length) for url in urls)]
+    *errors, good = fetch(fetcher, *wanted, files[0])
+    assert good == FILES["000.bin"]
+    assert all(isinstance(error, StoreError) and "long.bin" in str(error) for error in errors)
+    assert f"it ends at {len(LONG):,}" in str(errors[1])
+    assert f"has {len(LONG):,} bytes, where {length:,} were recorded" in str(errors[3])
+    assert len(web.requests(r"long\.bin")) <= 64
+
+
+def test_an_object_of_more_pieces_than_are_asked_for_at_once_is_whole(tmp_path, fetcher):
+    length = 40 * PIECE_BYTES + 7
+    with open(tmp_path / "long.bin", "wb") as file:
+        file.truncate(length)
+    offsets = []
+    for piece in fetcher.get_many([Wanted(str(tmp_path / "long.bin"), 3, length)]):
+        assert piece.error is None
+        offsets.append((piece.offset, piece.offset + len(piece.data)))
+    ends = sorted(offsets)
+    assert (ends[0][0], ends[-1][1]) == (0, length - 3)
+    assert all(one[1] == two[0] for one, two in itertools.pairwise(ends))
+
+
 def test_memory_is_bounded_while_nobody_takes_what_has_come(web):
     web.add_files({f"{number:02}.bin": LONG[:100_000] for number in range(60)})
     wanted = [Wanted(f"{web.url}/{number:02}.bin", size=100_000) for number in range(60)]

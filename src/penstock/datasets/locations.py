@@ -23,6 +23,7 @@ Row = dict[str, Any]
 Place = Wanted | str | None
 """An object to fetch, a local file to be used where it lies, or nothing."""
 
+MOST_BYTES = 2**63 - 1
 _KEYS = ("column", "offset", "length", "name")
 
 
@@ -225,12 +226,12 @@ def _bounds(row: Row, offset: str, length: str | None) -> tuple[int, int]:
     given: tuple[Any, Any] = row.get(offset), row.get(length or "")
     try:
         start, count = int(given[0]), int(given[1])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         start = count = -1
-    if start < 0 or count < 0:
+    if start < 0 or count < 0 or start + count > MOST_BYTES:
         raise FormatError(
             f"columns {offset!r} and {length!r} hold {given[0]!r} and {given[1]!r}: they must say at which byte of the "
-            "object its part begins, from 0 on, and how many bytes it has"
+            "object its part begins, from 0 on, and how many bytes it has; together less than 2**63"
         )
     return start, start + count
 

@@ -6,7 +6,7 @@ and a long range is cut into parts that travel side by side and fail alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -91,7 +91,11 @@ def parts(start: int, stop: int, size: int = PART_BYTES) -> list[tuple[int, int]
     >>> parts(5, 25, 8)
     [(5, 11), (11, 18), (18, 25)]
     """
+    return list(each_part(start, stop, size))
+
+
+def each_part(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Give one after the other what `parts` gives, however many there are."""
     length = stop - start
     count = max(1, -(-length // size))
-    ends = [start + length * number // count for number in range(count + 1)]
-    return list(pairwise(ends))
+    return pairwise(start + length * number // count for number in range(count + 1))

@@ -11,16 +11,19 @@ large the description is asked for at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ObjectChanged, StoreError
-from penstock.store.ranges import PIECE_BYTES, parts, sparing
+from penstock.store.ranges import PIECE_BYTES, each_part, parts, sparing
 from penstock.store.wanted import Piece, Wanted
 
 if TYPE_CHECKING:
     from penstock.store.sources import Source
 
+AT_ONCE = 32
+"""Pieces of one object that are asked for side by side."""
 LARGE_BYTES = 384 << 10
 """Objects of a source with this average are described at once: some may come in several pieces."""
 
@@ -139,8 +142,7 @@ class Whole(Trip):
             return (), (again,)
         long = Long(self.number, self.want, 0, meta["size"])
         long.check(self, meta)
-        rest = parts(PIECE_BYTES, meta["size"], PIECE_BYTES)
-        return (long.piece(0, data),), [Part(self.source, self.path, at, end, long) for at, end in rest]
+        return (long.piece(0, data),), long.begin(self.source, self.path, PIECE_BYTES)
 
 
 class Ranges(Trip):
@@ -183,7 +185,7 @@ class Ranges(Trip):
 class Long:
     """What comes in several pieces, and what must be the same in all of their answers."""
 
-    __slots__ = ("base", "described", "etag", "left", "number", "over", "size", "want")
+    __slots__ = ("base", "described", "etag", "left", "number", "over", "rest", "size", "want")
 
     def __init__(self, number: int, want: Wanted, base: int, size: int) -> None:
         self.number, self.want, self.base, self.size = number, want, base, size
@@ -194,18 +196,29 @@ class Long:
         """Size and time of change of the object, as the first answer said."""
         self.over = False
         """It has failed: what still comes of it is nobody's."""
+        self.rest: Iterator[Part] = iter(())
+        """Trips that are begun when others have arrived, so that a length that is a mistake costs little."""
+
+    def begin(self, source: Source, path: str, start: int) -> list[Part]:
+        """Plan the trips for bytes from `start` on, and give the first of them."""
+        cuts = each_part(start, self.base + self.size, PIECE_BYTES)
+        self.rest = (Part(source, path, at, end, self) for at, end in cuts)
+        return list(islice(self.rest, AT_ONCE))
 
     def check(self, trip: Trip, meta: Mapping[str, Any]) -> None:
-        """See to it that an answer is of the same object as all others.
+        """See to it that an answer is of the same object as all others, and that this has all that is wanted.
 
         Raises:
-            ObjectChanged: it is not.
+            ObjectChanged: it is not the same, or not of the size that was recorded.
+            StoreError: it is shorter than the range.
         """
         if self.etag is not None and meta["e_tag"] not in (self.etag, None):
             raise _other(trip, self.etag, meta["e_tag"])
         self.etag = self.etag or meta["e_tag"]
         if self.want.size is not None:
             _check_size(trip, self.want.size, meta["size"])
+        if self.base + self.size > meta["size"]:
+            raise trip.source.ended_early(trip.path, self.base, self.base + self.size, meta["size"] - self.base)
         found = meta["size"], meta.get("last_modified")
         self.described = self.described or found
         # Servers behind one address may have the same content since different times: an etag says more.
@@ -250,7 +263,7 @@ class Part(Trip):
             long.check(self, meta)
         if len(data) != self.stop - self.start:
             raise self.source.ended_early(self.path, self.start, self.stop, len(data))
-        return (long.piece(self.start - long.base, data),), ()
+        return (long.piece(self.start - long.base, data),), list(islice(long.rest, 1))
 
     def instead(self) -> Sequence[Trip]:
         """Give the trip for all of the object, where the server ignores ranges; none if there is one already."""
@@ -274,7 +287,7 @@ def trips(wanted: Sequence[Wanted], places: Mapping[int, tuple[Source, str]]) ->
         if want.start is not None:
             ranged.setdefault((want.url, want.etag), []).append(number)
         elif want.size is not None and want.size > PIECE_BYTES:
-            planned += _long(source, path, Long(number, want, 0, want.size))
+            planned += Long(number, want, 0, want.size).begin(source, path, 0)
         else:
             planned.append(Whole(source, path, number, want))
     for (_, tag), members in ranged.items():
@@ -285,7 +298,7 @@ def trips(wanted: Sequence[Wanted], places: Mapping[int, tuple[Source, str]]) ->
             if request.stop - request.start > PIECE_BYTES:
                 number = own[0][0]
                 long = Long(number, wanted[number], request.start, request.stop - request.start)
-                planned += _long(source, path, long)
+                planned += long.begin(source, path, request.start)
             else:
                 planned.append(Ranges(source, path, request.start, request.stop, own, tag))
     return planned
@@ -295,11 +308,6 @@ def _span(want: Wanted) -> tuple[int, int]:
     assert want.start is not None
     assert want.stop is not None
     return want.start, want.stop
-
-
-def _long(source: Source, path: str, long: Long) -> list[Trip]:
-    cuts = parts(long.base, long.base + long.size, PIECE_BYTES)
-    return [Part(source, path, start, stop, long) for start, stop in cuts]
 
 
 def _check_size(trip: Trip, known: int, found: int) -> None:
