@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import pickle
 import sqlite3
 import tarfile
@@ -20,6 +21,7 @@ import torch
 
 import streaming_subjects as subjects
 from penstock import SampleError, StreamingDataLoader, StreamingDataset, open_store
+from penstock.datasets.streaming_fetch import CacheDoor, CacheSettings
 from penstock.testing import Footprint
 from streaming_subjects import COUNT, content, key, numbers, rows
 
@@ -505,3 +507,19 @@ def size_of(path):
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def test_a_child_forked_while_a_thread_opens_the_cache_opens_its_own(tmp_path):
+    door = CacheDoor(CacheSettings(folder=tmp_path / "dst", limit=None, options={}))
+    with door._lock:
+        child = os.fork()
+        if not child:
+            right = False
+            try:
+                right = door._lock.acquire(timeout=5)
+                door._lock.release()
+                right = right and door.cache.stats().files == 0
+            finally:
+                os._exit(0 if right else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pyarrow as pa
@@ -199,3 +201,24 @@ def test_what_a_lazy_index_cannot_be_is_said(files, tmp_path):
     (tmp_path / "cut.parquet").write_bytes((files / "0.parquet").read_bytes()[:-9])
     with pytest.raises(BadBlock, match=r"cut\.parquet cannot be read as Parquet"):
         lazy(tmp_path / "cut.parquet", tmp_path)
+
+
+def test_a_child_forked_while_parts_are_read_reads_them_itself(files, tmp_path):
+    index = lazy(f"{files}/*.parquet", tmp_path)
+    rows = index._rows
+    with rows._lock:
+        # As a thread of the parent leaves it that is reading the first part.
+        rows._blocks[0], rows._workers = Future(), rows.plan.threads
+        child = os.fork()
+        if not child:
+            right = False
+            try:
+                right = rows._lock.acquire(timeout=5)
+                rows._lock.release()
+                right = right and rows._workers == 0 and index.rows([1])[0]["index"] == "k1"
+            finally:
+                os._exit(0 if right else 1)
+        del rows._blocks[0]
+        rows._workers = 0
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,7 @@ class CacheDoor:
         self._settings = settings
         self._share: SharedCache | None = None
         self._lock = threading.Lock()
+        _doors.add(self)
 
     @property
     def cache(self) -> Cache:
@@ -271,3 +273,15 @@ def _told(error: PenstockError, key: Any, column: str | None = None) -> Penstock
     told = type(error)(f"{where}: {error}")
     told.__cause__ = error
     return told
+
+
+_doors: weakref.WeakSet[CacheDoor] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # A thread that was opening one is not there any more.
+    for door in list(_doors):
+        door._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

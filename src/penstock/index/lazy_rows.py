@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -106,6 +107,14 @@ class LazyRows:
         self._waiting: deque[int] = deque()
         self._workers = 0
         self._metadata: dict[int, Any] = {}
+        _lazy.add(self)
+
+    def _after_fork(self) -> None:
+        """Read anew, in a forked child, what the parent's threads were reading."""
+        self._lock = threading.Lock()
+        self._blocks = OrderedDict((number, block) for number, block in self._blocks.items() if block.done())
+        self._waiting.clear()
+        self._workers = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.plan,)
@@ -242,3 +251,14 @@ class LazyRows:
                     used.append((os.stat(f"{entry.path}/{_FILE}").st_mtime_ns, entry.path))
         for _, path in sorted(used)[:-KEPT]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+_lazy: weakref.WeakSet[LazyRows] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for rows in list(_lazy):
+        rows._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
