@@ -7,10 +7,12 @@ import gc
 import os
 import pickle
 import pkgutil
+import shutil
 import sqlite3
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import pytest
 from penstock.errors import ConfigError, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
 from penstock.store.cache import open_cache
 from penstock.store.cache_recency import Recency
+from penstock.store.cache_room import LOOK_S
 from penstock.store.wanted import Wanted
 
 KB = 1 << 10
@@ -630,6 +633,21 @@ def test_a_local_file_that_is_missing_is_an_error_of_its_own_and_lets_go_of_noth
     cache.clear()
     assert Path(kept).read_bytes() == content(0)[7:21]
     assert cache.stats().pinned == 1
+
+
+def test_holders_that_are_removed_while_they_are_in_use_are_an_error_that_says_so(site, folder, opened):
+    cache = open_cache(folder, SIZE)
+    cache.acquire(wanted(site, 1))
+    shutil.rmtree(folder / "holders")
+    time.sleep(LOOK_S + 0.1)
+    (failed,) = cache.acquire(wanted(site, 2), 10)
+    assert isinstance(failed, StoreError)
+    assert "holders was removed" in str(failed)
+    assert cache._keeper.is_alive()
+    with suppress(StoreError):
+        cache.close()
+    with opened() as again:
+        assert Path(again.acquire(wanted(site, 3))[0]).read_bytes() == content(3)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from penstock.errors import StoreError
 from penstock.node.disk import store_errors
 from penstock.node.presence import Presence
 
@@ -239,7 +240,16 @@ class Pins:
 
     def look_around(self) -> list[str]:
         """Map the tables of all other living holders; give the names of those that died."""
-        names = {name for name in os.listdir(self._holders) if name[0] != "."} - {self.name}
+        try:
+            names = {name for name in os.listdir(self._holders) if name[0] != "."}
+        except FileNotFoundError:
+            names = set()
+        if self.name not in names and not self.closed:
+            raise StoreError(
+                f"{self._holders} was removed, or emptied, while its cache was in use: nobody sees any more who uses "
+                f"what. End what uses {self.folder}, then begin again"
+            )
+        names -= {self.name}
         gone = [name for name in names if self._presence.is_gone(name)]
         with self._lock:
             for name in (self._others.keys() - names) | set(gone):
