@@ -86,3 +86,10 @@ def test_an_outage_is_not_called_bad_data(web, site, tmp_path):
         web.kill()
         with StreamingDataLoader(dataset, 4) as loader, pytest.raises(SampleError, match="can't be reached"):
             next(iter(loader))
+
+
+def test_a_folder_that_is_a_url_is_refused_without_its_secrets(site):
+    with pytest.raises(ConfigError, match="dst must be a folder of this machine") as caught:
+        StreamingDataset(site, "s3://me:hunter2@bucket/x?sig=SECRET")
+    assert "SECRET" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)

@@ -200,6 +200,9 @@ def test_lists_name_files_below_themselves_anywhere_else_or_by_url(web, tmp_path
     listed.write_text("other.txt\n")
     with pytest.raises(ConfigError, match=r"lists 'other\.txt', another list"):
         built(listed, tmp_path)
+    listed.write_text("http://h/other.txt?sig=SECRET\n")
+    with pytest.raises(ConfigError, match=r"lists 'http://h/other\.txt', another list"):
+        built(listed, tmp_path)
 
 
 def test_braces_name_what_a_web_server_can_not_list(web, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from penstock.datasets.locations import Download
 from penstock.errors import ConfigError
+from penstock.store.urls import redact
 from penstock.types import check_choice, check_int
 
 Policy = Literal["raise", "skip", "substitute"]
@@ -87,7 +88,7 @@ def cache_folder(dst: str | os.PathLike[str] | None) -> Path:
     if dst is None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "penstock", "streaming")
     if not isinstance(dst, str | os.PathLike) or "://" in os.fspath(dst):
-        raise ConfigError(f"dst must be a folder of this machine, or None, got {dst!r}")
+        raise ConfigError(f"dst must be a folder of this machine, or None, got {redact(repr(dst))}")
     folder = Path(dst).absolute()
     if taken := next((place for place in (folder, *folder.parents) if place.exists() and not place.is_dir()), None):
         raise ConfigError(f"dst must be a folder, and {taken} is a file: name another place")

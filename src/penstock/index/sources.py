@@ -203,7 +203,7 @@ class _Opener:
             raise ConfigError(f"{redact(path)} is empty: it must list index files, one a line")
         nested = next((line for line in lines if _is_list(name_of(line))), None)
         if nested is not None:
-            raise ConfigError(f"{redact(path)} lists {nested!r:.200}, another list: it must name index files")
+            raise ConfigError(f"{redact(path)} lists {redact(nested)!r:.200}, another list: it must name index files")
         folder = folder_above(path)
         places = [line if is_url(line) or os.path.isabs(line) else below(folder, line) for line in lines]
         return self.several(places, redact(path), {})

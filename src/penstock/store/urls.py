@@ -20,7 +20,14 @@ KNOWN = "s3://, gs://, az://, http(s)://, hf://, file://, memory://"
 
 _OWN = {*HTTP, *CLOUD.values(), "hf", "memory", "file"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_SECRETS = re.compile(r"(?<=://)[^/\s@]*@(?=[^/\s]+)|\?[^\s\"'<>)]*")
+_SECRETS = re.compile(
+    r"""
+    (?<=://) [^/\s?]* @ (?=[^/\s])  # a user, and a password that may have an @ in it
+    | \? (?: (?:(?!://)[^\n])* & [\w.%-]+ = )? \S*?  # a query, in which somebody left blanks, quotes and brackets
+    (?= [])}>"',;:]* (?:\s|$) )
+    """,
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
