@@ -247,3 +247,14 @@ def test_an_endpoint_where_nobody_listens_is_said_with_attempts_and_reason():
     assert "x.bin failed after 2 attempts" in str(piece.error)
     assert "the connection was refused" in str(piece.error)
     assert "Check the network and the address" in str(piece.error)
+
+
+def test_what_authorizes_stays_with_the_host_it_was_given_for(web):
+    web.add_files({"x.bin": b"elsewhere"})
+    elsewhere = web.url.replace("127.0.0.1", "localhost")
+    web.fault(path="/moved", times=2, status=302, headers={"Location": f"{elsewhere}/x.bin"})
+    host = web.url.partition("://")[2]
+    assert open_store(f"{web.url}/moved", headers={"Authorization": "Bearer SECRET"}).get() == b"elsewhere"
+    assert open_store(f"http://me:SECRET@{host}/moved").get() == b"elsewhere"
+    assert [line["auth"] for line in web.requests("/moved")] == [True, True]
+    assert [line["auth"] for line in web.requests("/x.bin")] == [False, False]
