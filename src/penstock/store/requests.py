@@ -185,7 +185,8 @@ class _Loop:
     """The event loop that carries out this process's requests, begun at its first."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a finalizer that cancels what is left may run while this thread holds it.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._forked = False
