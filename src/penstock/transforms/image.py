@@ -84,7 +84,9 @@ class DecodeImage:
         field: the field that holds a path on this machine, or bytes.
         out: the field to write; None: the same.
         size: a side, or (height, width). None: as it is.
-        fit, method, fill: see `ResizeImage`.
+        fit: see `ResizeImage`.
+        method: see `ResizeImage`.
+        fill: see `ResizeImage`.
         mode: "RGB"; "L": grey, [H, W, 1]; "RGBA": [H, W, 4], opaque where there is no alpha.
         background: colour to lay behind what is transparent. None: alpha is left out, as Pillow's convert does.
         orient: turn as EXIF says.

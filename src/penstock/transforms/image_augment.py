@@ -156,7 +156,8 @@ class NormalizeImage:
     Args:
         field: the field that holds pixels; float32 is taken to be in [0, 1] already.
         out: the field to write; None: the same.
-        mean, std: one number, or one a channel. 0.5 and 0.5 give [-1, 1]; 0 and 1 give [0, 1].
+        mean: one number, or one a channel.
+        std: the same; means and spreads of 0.5 give [-1, 1], 0 and 1 give [0, 1].
         layout: "chw": [C, H, W], contiguous; or "hwc".
 
     It makes four bytes of one: where the device does the same for the whole batch, leave it to that.

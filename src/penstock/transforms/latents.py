@@ -83,11 +83,11 @@ class SampleLatent:
         spread_field: the field that holds the spread, where `field` is the mean alone; it is left out of the result.
         spread: what that is: "std", or "logvar" (the logarithm of the variance, kept to [-30, 20]).
         axis: of channels.
-        scale, shift: the result is (z - shift) · scale, as latent diffusion wants it.
+        scale: the result is (z - shift) · scale, as latent diffusion wants it.
+        shift: see `scale`.
         random: False gives the mean, for validation.
 
-    Returns:
-        Half of the channels: [C, …].
+    The result has half of the channels: [C, …].
 
     >>> sample = {"latent": np.array([[3.0], [0.0]], np.float32)}
     >>> SampleLatent(scale=2.0)(sample, np.random.default_rng(0))["latent"].tolist()
