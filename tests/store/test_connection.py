@@ -200,8 +200,10 @@ def test_where_a_server_names_the_region_in_a_header_only_it_is_named(web):
         (400, EXPIRED["body"], "the credentials have expired"),
         (
             400,
-            "<Error><Code>AuthorizationHeaderMalformed</Code>"
-            "<Message>the region 'us-east-1' is wrong; expecting 'eu-west-1'</Message></Error>",
+            (
+                "<Error><Code>AuthorizationHeaderMalformed</Code>"
+                "<Message>the region 'us-east-1' is wrong; expecting 'eu-west-1'</Message></Error>"
+            ),
             "the bucket is in eu-west-1",
         ),
     ],
