@@ -35,12 +35,13 @@ class Office:
 
     def change(self, token):
         repo = self.hub.folder / "org/private/repo.json"
-        for path, value in (
-            (self.hub.folder / "tokens.json", [token]),
-            (repo, json.loads(repo.read_text()) | {"readers": [token]}),
-        ):
-            path.with_suffix(".new").write_text(json.dumps(value))
-            path.with_suffix(".new").replace(path)
+        with self.lock:
+            for path, value in (
+                (self.hub.folder / "tokens.json", [token]),
+                (repo, json.loads(repo.read_text()) | {"readers": [token]}),
+            ):
+                path.with_suffix(".new").write_text(json.dumps(value))
+                path.with_suffix(".new").replace(path)
 
     @property
     def urls(self):
