@@ -62,7 +62,7 @@ clean:
 
 .venv/.dev: .venv/.run
 	@echo "installing what tests, checks and documentation need into .venv"
-	$(INSTALL) --editable '.[image,audio,video,latents]' --group test --group check --group docs
+	$(INSTALL) --editable '.[image,audio,video,latents,lightning,bigquery]' --group test --group check --group docs
 	@touch $@
 
 # Servers that tests talk to, where they can be had: nginx and sshd as root on Debian, Azurite where there is npm.
