@@ -69,6 +69,7 @@ _HOMES = {
     "loader.text": "create_dataloaders",
     "train.checkpoints": "load_checkpoint load_training_checkpoint save_best save_training_checkpoint",
     "train.config": "TrainingConfig read_config",
+    "train.round_config": "RoundSizes resolve_rounds",
     "train.rollout": "chunked_segment_rollout recommend_chunk_size recommend_dataset_chunk_size",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
