@@ -51,3 +51,17 @@ def test_what_names_no_files_is_said(tmp_path):
     assert "give them as columns (--columns); it has 'index', 'caption'" in done.stderr
     done = penstock("verify", tmp_path, "--contents")
     assert (done.returncode, "--contents is for an index" in done.stderr) == (2, True)
+
+
+def test_an_index_at_a_url_does_not_choose_what_is_read_here(web, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    web.add_files({"x.csv": f"index,file\na,{tmp_path}/secret.txt\nb,file://{tmp_path}/none.txt\n".encode()})
+    asked = ["verify", f"{web.url}/x.csv", "--columns", "file", "--contents"]
+    done = penstock(*asked)
+    assert done.returncode == 1
+    assert "2 files, 0 bytes read" in done.stdout
+    assert done.stdout.endswith(": 2 location\n"), "whether a file is there is not told"
+    assert "if that is meant, give --allow-local-paths" in done.stdout
+    done = penstock(*asked, "--allow-local-paths")
+    assert "2 files, 6 bytes read" in done.stdout
+    assert done.stdout.endswith(": 1 missing\n")

@@ -126,7 +126,7 @@ def test_rows_from_afar_name_files_of_this_machine_only_where_that_is_allowed(we
     url, dst = f"{web.url}/samples.csv", tmp_path / "dst"
     for src in (url, [url]):
         with StreamingDataset(src, dst, **IMAGE) as dataset:
-            with pytest.raises(SampleError, match=r"'s000'.*give the dataset allow_local_paths=True"):
+            with pytest.raises(SampleError, match=r"'s000'.*give allow_local_paths=True"):
                 dataset[0]
             parts = StreamingDataset(dataset.index, dst, **IMAGE)
         with parts, pytest.raises(SampleError, match="allow_local_paths=True"):

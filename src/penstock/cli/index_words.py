@@ -13,6 +13,7 @@ _WORDS = {
     "sql_query failed": "--sql failed",
     "sql_query must": "--sql must",
     "that sql_query selects": "that --sql selects",
+    "allow_local_paths=True": "--allow-local-paths",
 }
 
 
@@ -30,7 +31,11 @@ def options_named() -> Iterator[None]:
     except (ConfigError, FormatError) as error:
         if type(error) not in (ConfigError, FormatError):
             raise
-        told = str(error)
-        for argument, option in _WORDS.items():
-            told = told.replace(argument, option)
-        raise type(error)(told) from error
+        raise type(error)(in_options(str(error))) from error
+
+
+def in_options(told: str) -> str:
+    """Name options in the place of arguments."""
+    for argument, option in _WORDS.items():
+        told = told.replace(argument, option)
+    return told

@@ -37,13 +37,20 @@ def verify(
     contents: Annotated[
         bool, typer.Option("--contents", metavar="", help="Of an index: read the files, compare lengths and digests.")
     ] = False,
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--allow-local-paths", metavar="", help="Of an index at a URL: let it name files of this machine."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare bins and blocks with their checksums, or an index with the files it names; exit code 1 if one differs."""
     if is_index(place) or _is_of_samples(Path(place)):
-        verify_index(place, columns=columns, key=key, contents=contents, as_json=as_json)
+        verify_index(place, columns=columns, key=key, contents=contents, local=local, as_json=as_json)
         return
-    given = [name for name, value in (("--columns", columns), ("--contents", contents)) if value]
+    options = (("--columns", columns), ("--contents", contents), ("--allow-local-paths", local))
+    given = [name for name, value in options if value]
     if given:
         raise ConfigError(f"{given[0]} is for an index; {place} is none")
     _verify_files(Path(place), as_json)

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 import typer
 
-from penstock.cli.index_words import options_named
+from penstock.cli.index_words import in_options, options_named
 from penstock.cli.inspect import print_json
 from penstock.store.urls import is_url, redact
 
@@ -29,9 +29,14 @@ def is_index(place: str) -> bool:
     return known or glob.has_magic(place)
 
 
-def verify_index(place: str, *, columns: str | None, key: str, contents: bool, as_json: bool) -> None:
-    """Ask for all files that an index names, and print what is wrong; ends with exit code 1 if something is."""
+def verify_index(place: str, *, columns: str | None, key: str, contents: bool, local: bool, as_json: bool) -> None:
+    """Ask for all files that an index names, and print what is wrong; ends with exit code 1 if something is.
+
+    Files of this machine are asked for only if `local` says so or the index is of this machine itself: who writes an
+    index elsewhere would learn from the answer what is here.
+    """
     from penstock.datasets.sample_check import verify_samples
+    from penstock.datasets.streaming_index import is_of_this_machine
     from penstock.index.arrow_files import ArrowSource
     from penstock.index.build import build_index
     from penstock.index.saved import open_index
@@ -44,17 +49,18 @@ def verify_index(place: str, *, columns: str | None, key: str, contents: bool, a
             index = open_index(place, folder=folder)
         else:
             index = build_index(place, folder=folder, index_col_name=key, columns=names or ())
-        report = verify_samples(index, names, contents=contents, show=not as_json)
+        allowed = local or is_of_this_machine(place, index)
+        report = verify_samples(index, names, contents=contents, show=not as_json, allow_local_paths=allowed)
     if as_json:
         problems = [
-            {"key": each.key, "column": each.column, "reason": each.reason, "message": each.message}
+            {"key": each.key, "column": each.column, "reason": each.reason, "message": in_options(each.message)}
             for each in report.problems
         ]
         found = {"samples": report.samples, "files": report.files, "bytes_read": report.bytes_read}
         print_json({"ok": report.ok, **found, "digests": report.digests, "counts": report.counts, "problems": problems})
     else:
         for each in report.problems:
-            typer.echo(f"BAD  {each.key!r}, {each.column}: {each.message}")
+            typer.echo(f"BAD  {each.key!r}, {each.column}: {in_options(each.message)}")
         read = f", {report.bytes_read:,} bytes read, {report.digests:,} digests compared" if contents else ""
         told = (
             ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.counts.items())) or "all as they should"

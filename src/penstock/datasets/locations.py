@@ -218,7 +218,7 @@ def is_local(place: str) -> bool:
 def _not_from_afar(location: str, column: str) -> FormatError:
     return FormatError(
         f"column {column!r} holds {_shown(location)}, a file of this machine, but the index is not of this machine, "
-        "and who writes it could choose what is read here: if that is meant, give the dataset allow_local_paths=True"
+        "and who writes it could choose what is read here: if that is meant, give allow_local_paths=True"
     )
 
 

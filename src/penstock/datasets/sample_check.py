@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from penstock.datasets.locations import Download, Locations, read_downloads
+from penstock.datasets.locations import Download, Locations, is_local, read_downloads
 from penstock.errors import ConfigError, FormatError, ObjectMissing, PenstockError, StoreError
 from penstock.index.grouping import LENGTH
 from penstock.index.table import Index
@@ -90,6 +90,7 @@ def verify_samples(
     contents: bool = False,
     at_a_time: int = AT_A_TIME,
     show: bool = False,
+    allow_local_paths: bool | None = None,
     **storage_options: Any,
 ) -> SampleReport:
     """Ask for every file that an index names, many at a time.
@@ -101,6 +102,8 @@ def verify_samples(
         contents: read the files, compare digests that the index has, and lengths.
         at_a_time: files asked for, or read, at the same time.
         show: draw a bar.
+        allow_local_paths: rows may name files of this machine. None: if what relative locations are below is of this
+            machine. Give False where somebody else wrote the index: what it names would be read, and told of.
         storage_options: see `open_store`.
 
     Raises:
@@ -110,7 +113,8 @@ def verify_samples(
     """
     check_int("at_a_time", at_a_time, minimum=1)
     downloads = _downloads(index, columns)
-    checker = _Checker(index, downloads, contents=contents, options=storage_options)
+    local = (index.base is None or is_local(index.base)) if allow_local_paths is None else allow_local_paths
+    checker = _Checker(index, downloads, contents=contents, local=local, options=storage_options)
     report = SampleReport()
     with (
         Meter("verifying samples", total=len(index), unit="samples", show=show) as meter,
@@ -166,9 +170,11 @@ def _downloads(index: Index, columns: Sequence[Any] | None) -> tuple[Download, .
 class _Checker:
     """Checks the files of rows; any number of threads may call it."""
 
-    def __init__(self, index: Index, downloads: Sequence[Download], *, contents: bool, options: dict[str, Any]) -> None:
+    def __init__(
+        self, index: Index, downloads: Sequence[Download], *, contents: bool, local: bool, options: dict[str, Any]
+    ) -> None:
         self._key, self._downloads, self._contents, self._options = index.key, downloads, contents, options
-        self._locations = [Locations([download], index.base) for download in downloads]
+        self._locations = [Locations([download], index.base, local=local) for download in downloads]
         columns = set(index.columns)
         self._digests = [[end for end in _DIGESTS if download.column + end in columns] for download in downloads]
         self._lock = Lock()
