@@ -10,16 +10,15 @@ out of range is an error that names the file, the line and what to write.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import ConfigError, ObjectMissing
+from penstock.errors import ConfigError
+from penstock.formats.settings import Check, read_settings
 from penstock.types import check_choice, check_int
 
 CHUNK_THRESHOLD = 10_000
@@ -90,53 +89,7 @@ def read_config(path: str | os.PathLike[str]) -> TrainingConfig:
         ConfigError: it is no YAML mapping, or has a key that is unknown (says the nearest), given twice, of the wrong
             type or out of range; names the line.
     """
-    import yaml
-
-    path = Path(path)
-    loader = yaml.SafeLoader("")
-    given: dict[str, Any] = {}
-    for key_node, value_node in _lines(path):
-        where = f"{path}, line {key_node.start_mark.line + 1}"
-        key = _known(key_node.value, where, nested=isinstance(value_node, yaml.MappingNode))
-        if key in given:
-            raise ConfigError(f"{where}: {key} is given twice: leave one of the two")
-        try:
-            given[key] = _CHECKS[key](key, loader.construct_object(value_node, deep=True))
-        except (ConfigError, yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"{where}: {error}") from error
-    return TrainingConfig(**given)
-
-
-def _lines(path: Path) -> list[tuple[Any, Any]]:
-    """Parse a file to the nodes of its keys and values, which know their lines."""
-    import yaml
-
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        raise ObjectMissing(f"{path} does not exist: give a YAML file of settings, or leave it out") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as text: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: this is no YAML: {getattr(error, 'problem', error)}") from error
-    if root is None or root.tag == "tag:yaml.org,2002:null":
-        return []
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path} must hold lines of `key: value`, it holds a {root.tag.rpartition(':')[2]}")
-    return list(root.value)
-
-
-def _known(key: Any, where: str, *, nested: bool) -> str:
-    """Return a key that is a field's name, or refuse it."""
-    if isinstance(key, str) and key in _CHECKS:
-        return key
-    near = difflib.get_close_matches(str(key), _CHECKS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(_CHECKS)}"
-    if nested:
-        hint = f"keys stand at the top level, not below another; the keys are {', '.join(_CHECKS)}"
-    raise ConfigError(f"{where}: there is no key {key!r}; {hint}")
+    return TrainingConfig(**read_settings(Path(path), _CHECKS))
 
 
 def _flag(name: str, value: Any) -> Any:
@@ -168,7 +121,7 @@ def _name(name: str, value: Any) -> Any:
 
 
 _count = partial(check_int, minimum=1)
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+_CHECKS: dict[str, Check] = {
     "samples_per_block": _count,
     "dataset_chunk_size": _count,
     "use_chunked_training": _flag,
