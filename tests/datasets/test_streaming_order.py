@@ -164,8 +164,27 @@ def test_a_state_is_small_and_refused_by_other_data(open_dataset):
         open_dataset(shuffle_seed=6).load_state_dict(state)
     with pytest.raises(StateMismatch, match="num_samples is 103 in the state, 50 here"):
         open_dataset(shuffle_seed=5, max_size=50).load_state_dict(state)
-    with pytest.raises(StateMismatch, match="no state of a dataset"):
+    with pytest.raises(StateMismatch, match="no loader state"):
         dataset.load_state_dict({"epoch": 0, "samples": 4})
+
+
+def test_a_dataset_and_its_loader_read_each_others_states(open_dataset):
+    dataset = open_dataset(shuffle_seed=5)
+    expected = keys(dataset)
+    given = keys(islice(iter(open_dataset(shuffle_seed=5)), 40))
+    assert given == expected[:40]
+    other = open_dataset(shuffle_seed=5)
+    stream = iter(other)
+    for _ in range(40):
+        next(stream)
+    with StreamingDataLoader(open_dataset(shuffle_seed=5), 8, num_workers=0) as loader:
+        loader.load_state_dict(other.state_dict())
+        assert loader.state_dict()["samples"] == 40
+        batch = next(iter(loader))
+        assert batch["__sample_key__"] == expected[40:48]
+        dataset.load_state_dict(loader.state_dict())
+    assert dataset.state_dict()["sample_in_epoch"] == 48
+    assert keys(dataset) == expected[48:]
 
 
 def test_a_second_iterator_takes_over_from_the_first(open_dataset):

@@ -252,6 +252,13 @@ class TestState:
         with pytest.raises(StateMismatch, match=r"the state was edited: .* must be an integer >= 0"):
             loader.load_state_dict({**loader.state_dict(), **place})
 
+    def test_a_place_far_beyond_the_epoch_is_refused(self):
+        loader = StreamingDataLoader(subjects.Plain(), 2, remainder="carry")
+        with pytest.raises(StateMismatch, match="it is at sample 999,999 of an epoch of 20"):
+            loader.load_state_dict({**loader.state_dict(), "samples": 999_999})
+        loader.load_state_dict({**loader.state_dict(), "samples": 21})
+        assert loader.state_dict()["samples"] == 21
+
     def test_it_belongs_to_the_layout_that_a_window_shuffle_is_made_of(self):
         state = StreamingDataLoader(subjects.Blocks([5, 5]), 2, shuffle="window").state_dict()
         with pytest.raises(StateMismatch, match="order is 'window16"):

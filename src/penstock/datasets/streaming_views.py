@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from penstock.datasets.leased import Leased, lease_of
-from penstock.errors import LoaderClosed, StateMismatch
+from penstock.errors import LoaderClosed
 from penstock.transforms.chain import Chain
 
 if TYPE_CHECKING:
@@ -101,13 +101,7 @@ class Views:
         Raises:
             StateMismatch: it belongs to other data, another order or another seed, or is no state of a dataset.
         """
-        if not isinstance(state, dict) or "sample_in_epoch" not in state:
-            raise StateMismatch(
-                "this is no state of a dataset: expected what StreamingDataset.state_dict() returned. The state of a "
-                "loader is for a loader"
-            )
-        rest = {name: value for name, value in state.items() if name != "sample_in_epoch"}
-        self.loader.load_state_dict({**rest, "samples": state["sample_in_epoch"]})
+        self.loader.load_state_dict(state)
         self._let_go()
 
     def close(self) -> None:

@@ -11,6 +11,8 @@ from penstock.errors import ConfigError, StateMismatch
 from penstock.plan.plan import Cursor
 
 STATE_VERSION = 1
+LARGEST_BATCH = 1 << 16
+"""Samples by which any cursor may have gone past the end of an epoch that is smaller than this."""
 
 
 class Stream(Protocol):
@@ -36,7 +38,7 @@ def write_state(cursor: Cursor, stream: Stream, seed: int, fingerprint: str | No
 
 
 def read_state(state: Any, stream: Stream, seed: int, fingerprint: str | None) -> Cursor:
-    """Take the cursor out of a state, if it belongs to this stream.
+    """Take the cursor out of a state, if it belongs to this stream; a dataset's own has `sample_in_epoch`.
 
     Raises:
         StateMismatch: it does not, or it is not a state at all; every difference is named.
@@ -48,6 +50,8 @@ def read_state(state: Any, stream: Stream, seed: int, fingerprint: str | None) -
             f"the state has version {state['version']!r}, this penstock reads version {STATE_VERSION}: load it with "
             "the release that wrote it"
         )
+    if "samples" not in state and "sample_in_epoch" in state:
+        state = {**state, "samples": state["sample_in_epoch"]}
     here = _belongs_to(stream, seed, fingerprint)
     missing = [name for name in ("epoch", "samples", *here) if name not in state]
     if missing:
@@ -61,9 +65,16 @@ def read_state(state: Any, stream: Stream, seed: int, fingerprint: str | None) -
             "was saved with, or start afresh without the state"
         )
     try:
-        return Cursor(epoch=state["epoch"], samples=state["samples"])
+        cursor = Cursor(epoch=state["epoch"], samples=state["samples"])
     except ConfigError as error:
         raise StateMismatch(f"the state was edited: {error}") from None
+    # A last batch that is filled from the next epoch goes past the end of its own, by less than a global batch,
+    # which may have been another than it is here.
+    if cursor.samples - stream.num_samples >= max(stream.num_samples, LARGEST_BATCH):
+        raise StateMismatch(
+            f"the state was edited: it is at sample {cursor.samples:,} of an epoch of {stream.num_samples:,}"
+        )
+    return cursor
 
 
 def _belongs_to(stream: Stream, seed: int, fingerprint: str | None) -> dict[str, Any]:
