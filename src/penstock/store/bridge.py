@@ -9,12 +9,14 @@ each call has a connection to itself, on a thread that is left behind if it does
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, TypeVar
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
 from penstock.store.connection import Given
@@ -28,6 +30,7 @@ from penstock.store.urls import Place
 T = TypeVar("T")
 TIMEOUT_S = 30.0
 CONNECTIONS = 8
+PIECE = 1 << 20
 SLOWEST = 64 << 10
 """Bytes a second; what is slower counts as silence."""
 
@@ -112,6 +115,16 @@ class BridgeStore:
     def put(self, path: str, data: bytes) -> None:
         """Write an object in one piece."""
         run(self._persist(path, "PUT", lambda driver, key: driver.write(key, data), num_bytes=len(data)))
+
+    @contextmanager
+    def upload(self, path: str) -> Iterator[BinaryIO]:
+        """Open an object for writing, of any size: it is sent, from a nameless file, when the block ends."""
+        with TemporaryFile() as file:
+            yield file
+            file.flush()
+            descriptor = file.fileno()
+            write = partial(_send, descriptor=descriptor)
+            run(self._persist(path, "PUT", write, num_bytes=os.fstat(descriptor).st_size))
 
     def close(self) -> None:
         """End the connections that are not in use."""
@@ -205,6 +218,15 @@ class BridgeStore:
 
 def _read(driver: Driver, key: str, *, start: int, stop: int) -> bytes:
     return driver.read(key, start, stop)
+
+
+def _send(driver: Driver, key: str, *, descriptor: int) -> None:
+    """Write a file from one that is open, which may be closed while a connection that hangs still reads it."""
+    own = os.dup(descriptor)
+    try:
+        driver.write_pieces(key, lambda at: os.pread(own, PIECE, at))
+    finally:
+        os.close(own)
 
 
 def _reopened(place: Place, given: Mapping[str, Any]) -> BridgeStore:

@@ -14,6 +14,7 @@ from typing import Any
 
 from penstock.errors import AccessDenied, ConfigError
 from penstock.store import objects
+from penstock.store.requests import Patience
 from penstock.store.urls import HTTP, Place, login_of
 
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
@@ -68,6 +69,10 @@ class Connection:
 
     def __repr__(self) -> str:
         return "Connection()"
+
+    def patient(self, patience: Patience) -> Any:
+        """Make a client that tries again by itself."""
+        return objects.connect(self._place, self.headers, self.timeout_s, self._options, patience=patience)
 
     @property
     def renewable(self) -> bool:

@@ -7,7 +7,7 @@ it blocks; `bridge.py` knows how to wait. What a scheme needs beside fsspec, its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from secrets import token_hex
@@ -97,16 +97,29 @@ class Driver:
 
     def write(self, key: str, data: bytes) -> None:
         """Write a file; where the place has folders and names, readers see it whole or not at all."""
+        self._write(key, lambda path: self._files.pipe_file(path, data))
+
+    def write_pieces(self, key: str, piece: Callable[[int], bytes]) -> None:
+        """Write a file of any size, as `write` does, out of pieces; `piece(at)` gives the one there, b"" at the end."""
+
+        def fill(path: str) -> None:
+            with self._files.open(path, "wb") as file:
+                while data := piece(file.tell()):
+                    file.write(data)
+
+        self._write(key, fill)
+
+    def _write(self, key: str, fill: Callable[[str], object]) -> None:
         path = self._base + key
         folder = path.rpartition("/")[0]
         if folder:
             self._files.makedirs(folder, exist_ok=True)
         if not self._moves:
-            self._files.pipe_file(path, data)
+            fill(path)
             return
         temporary = f"{path}.{token_hex(8)}.partial"
         try:
-            self._files.pipe_file(temporary, data)
+            fill(temporary)
             self._files.mv(temporary, path)
         except BaseException:
             with suppress(OSError):

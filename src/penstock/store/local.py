@@ -11,8 +11,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
 from penstock.store.ranges import coalesce
@@ -110,13 +112,20 @@ class LocalStore:
 
     def put(self, path: str, data: bytes) -> None:
         """Refused: files are written by what makes them, whole and synced."""
-        raise ConfigError(f"{self._path(path)} is a local path: write it as a file; stores only read those")
+        raise self._only_read(path)
+
+    def upload(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """Refused, as `put` is."""
+        raise self._only_read(path)
 
     def close(self) -> None:
         """Nothing is held between calls."""
 
     def _path(self, path: str) -> Path:
         return self._folder / path if path else self._folder
+
+    def _only_read(self, path: str) -> ConfigError:
+        return ConfigError(f"{self._path(path)} is a local path: write it as a file; stores only read those")
 
     def _told(self, path: str, error: OSError) -> Exception:
         if isinstance(error, StoreError):

@@ -1,7 +1,8 @@
 """Objects over the network and in memory, through obstore: S3, Google Cloud, Azure, HTTP.
 
 The one file that knows obstore: its clients, and what its errors mean. Its own retries are off, since
-they neither wait as long as a server asks to nor say how often they tried (`requests.persist` does).
+they neither wait as long as a server asks to nor say how often they tried (`requests.persist` does). Only
+the parts of an upload, which it alone knows, it sends again by itself.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Any, cast
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
 from penstock.store.options import advice, check_addresses, variables
 from penstock.store.probe import NO_TLS, UNTRUSTED, probe
-from penstock.store.requests import Transient, held
+from penstock.store.requests import Patience, Transient, held
 from penstock.store.urls import HTTP, Place, redact
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore import AsyncWritableFile
+    from obstore.store import ObjectStore, RetryConfig
 
 REQUEST_S = timedelta(minutes=15)
 CONNECT_S = timedelta(seconds=10)
@@ -54,7 +56,13 @@ _memory_lock = threading.Lock()
 
 
 def connect(
-    place: Place, headers: Mapping[str, str], timeout_s: float, options: Mapping[str, Any], *, fresh: bool = False
+    place: Place,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    options: Mapping[str, Any],
+    *,
+    fresh: bool = False,
+    patience: Patience | None = None,
 ) -> ObjectStore:
     """Give a client for a place's root; places of one root and the same options share its connections.
 
@@ -64,6 +72,7 @@ def connect(
         timeout_s: longest silence of a server.
         options: what obstore's constructor of that store takes, such as region, endpoint, access_key_id.
         fresh: make a client that shares nothing, and so asks for its credentials anew.
+        patience: let the client try again by itself, and so share nothing; None: it does not.
 
     Raises:
         ConfigError: an option that this store does not have.
@@ -73,8 +82,8 @@ def connect(
 
         with _memory_lock:
             return _memory.setdefault(place.root, MemoryStore())
-    if fresh:
-        return _build(place.scheme, place.root, dict(headers), timeout_s, dict(options))
+    if fresh or patience is not None:
+        return _build(place.scheme, place.root, dict(headers), timeout_s, dict(options), patience)
     try:
         given = tuple(headers.items()), timeout_s, tuple(sorted(options.items()))
         # A client keeps what the variables said when it was made: who changes them gets another.
@@ -90,7 +99,14 @@ def _client(scheme: str, root: str, headers: tuple, timeout_s: float, options: t
     return _build(scheme, root, dict(headers), timeout_s, dict(options))
 
 
-def _build(scheme: str, root: str, headers: dict[str, str], timeout_s: float, options: dict[str, Any]) -> ObjectStore:
+def _build(
+    scheme: str,
+    root: str,
+    headers: dict[str, str],
+    timeout_s: float,
+    options: dict[str, Any],
+    patience: Patience | None = None,
+) -> ObjectStore:
     from obstore.store import HTTPStore, from_url
 
     check_addresses(scheme, options)
@@ -102,17 +118,29 @@ def _build(scheme: str, root: str, headers: dict[str, str], timeout_s: float, op
         **({"default_headers": headers} if headers else {}),
         **options.pop("client_options", {}),
     }
-    never = {"max_retries": 0}
+    retries = {"max_retries": 0} if patience is None else _retries(patience)
     try:
         # from_url would take some https hosts for clouds.
         if scheme in HTTP:
-            return HTTPStore(root, client_options=client, retry_config=never, **options)
-        return from_url(root, client_options=client, retry_config=never, **options)
+            return HTTPStore(root, client_options=client, retry_config=retries, **options)
+        return from_url(root, client_options=client, retry_config=retries, **options)
     except BaseException as error:
         if not _is_of_obstore(error, TypeError, ValueError):
             raise
         said = advice(scheme, options, str(error)) or _first_line(error)
         raise ConfigError(f"cannot open {redact(root)}: {said}") from None
+
+
+def _retries(patience: Patience) -> RetryConfig:
+    return {
+        "max_retries": patience.retries,
+        "retry_timeout": timedelta(seconds=patience.deadline_s),
+        "backoff": {
+            "init_backoff": timedelta(seconds=patience.first_wait_s),
+            "max_backoff": timedelta(seconds=patience.longest_wait_s),
+            "base": 2,
+        },
+    }
 
 
 def begin_range(store: ObjectStore, key: str, start: int, stop: int) -> asyncio.Future[Any]:
@@ -182,6 +210,31 @@ async def write(store: ObjectStore, key: str, data: bytes) -> None:
 
     with _in_our_terms():
         await held(obstore.put_async(store, key, data, use_multipart=False))
+
+
+def open_upload(store: ObjectStore, key: str, part_bytes: int, parts: int) -> AsyncWritableFile:
+    """Begin an object that is sent in parts, so many on their way at once; a small one goes in one piece."""
+    import obstore
+
+    return obstore.open_writer_async(store, key, buffer_size=part_bytes, max_concurrency=parts)
+
+
+async def add(writer: AsyncWritableFile, data: bytes) -> None:
+    """Add bytes to an upload; waits where too many parts are on their way. Raises as `fetch` does."""
+    with _in_our_terms():
+        await held(writer.write(data))
+
+
+async def complete(writer: AsyncWritableFile) -> None:
+    """Send what is left of an upload and give the object its name. Raises as `fetch` does."""
+    with _in_our_terms():
+        await held(writer.close())
+
+
+async def abandon(writer: AsyncWritableFile) -> None:
+    """Throw away the parts of an upload that will not be completed. Raises as `fetch` does."""
+    with _in_our_terms():
+        await held(writer.__aexit__(StoreError, StoreError("abandoned"), None))
 
 
 async def next_page(pages: Any) -> list[Mapping[str, Any]] | None:
@@ -256,7 +309,8 @@ def meaning(error: BaseException) -> Exception:
         return RangesIgnored(
             "the server answers a request for a range with the whole object; use one that serves ranges"
         )
-    if not isinstance(error, exceptions.GenericError):
+    # The parts of an upload fail with a bare OSError, whatever it was.
+    if not isinstance(error, exceptions.GenericError) and type(error) is not OSError:
         return StoreError(reason)
     if "169.254.169.254" in text or "InstanceMetadata" in text:
         return AccessDenied("no credentials were found: give them as storage options or in the environment")

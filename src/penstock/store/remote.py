@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
+from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
 from penstock.store import objects
 from penstock.store.connection import Connection, Given, Headers
 from penstock.store.hub import HubAccess, file_facts, hub_access, hub_commit, hub_tree, refusal
@@ -20,6 +21,7 @@ from penstock.store.probe import Answer, probe
 from penstock.store.requests import Patience, Transient, begin, persist, run, slots
 from penstock.store.side_by_side import read_ranges
 from penstock.store.store import ObjectInfo
+from penstock.store.uploads import uploading
 from penstock.store.urls import HTTP, Place
 from penstock.store.web_folders import WebFolders
 
@@ -148,9 +150,26 @@ class RemoteStore:
         Raises:
             ConfigError: web servers and the Hub are only read.
         """
+        self._check_writable()
+        run(self._persist(path, "PUT", lambda key: objects.write(self._connection.client, key, data)))
+
+    def upload(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """Open an object for writing, of any size: it is there, whole, once the block ends without an error.
+
+        Raises:
+            ConfigError: web servers and the Hub are only read.
+        """
+        self._check_writable()
+        client = self._connection.patient(self._patience)
+
+        def step(work: Callable[[], Awaitable[None]]) -> None:
+            run(self._persist(path, "PUT", lambda _: work(), once=True))
+
+        return uploading(client, self._key(path), step)
+
+    def _check_writable(self) -> None:
         if self._place.scheme in (*HTTP, "hf"):
             raise ConfigError(f"{self.url} cannot be written: penstock only reads from {self._place.scheme}://")
-        run(self._persist(path, "PUT", lambda key: objects.write(self._connection.client, key, data)))
 
     def close(self) -> None:
         """Nothing is held but connections, which stores of one root share and which close when idle."""
@@ -236,8 +255,15 @@ class RemoteStore:
         return objects.begin_range(self._connection.client, self._key(path), start, stop)
 
     async def _persist(
-        self, path: str, verb: str, request: Callable[[str], Awaitable[T]], began: float | None = None
+        self,
+        path: str,
+        verb: str,
+        request: Callable[[str], Awaitable[T]],
+        began: float | None = None,
+        *,
+        once: bool = False,
     ) -> T:
+        """Carry out a request about an object, again if that can help; `once`: what makes it has done that itself."""
         key = self._key(path)
         what = f"{verb} {self._shown(path)}"
 
@@ -246,8 +272,14 @@ class RemoteStore:
                 start = began or monotonic()
                 try:
                     return await request(key)
+                except Transient as failure:
+                    if not once:
+                        raise
+                    raise StoreUnavailable(
+                        f"{what} kept failing: {failure}. Check the network and the address, then try again"
+                    ) from failure
                 except AccessDenied:
-                    if not await self._connection.renew(start):
+                    if once or not await self._connection.renew(start):
                         raise
                     return await request(key)
 

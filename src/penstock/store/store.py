@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from penstock.store.urls import Place, parse_url
 
@@ -65,6 +66,13 @@ class Store(Protocol):
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object in one piece."""
+
+    def upload(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """Open an object for writing, of any size: it is there, whole, once the block ends without an error.
+
+        Readers see what was there before, or the new one, never a part. After an error, or if the process is
+        killed, what was there before stays. Memory: see `store.uploads`.
+        """
 
     def close(self) -> None:
         """Let go of what is held."""

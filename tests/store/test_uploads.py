@@ -1,0 +1,130 @@
+"""An object that is written as it grows is there whole or not at all, and is never held whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from penstock import AccessDenied, ConfigError, ObjectMissing, StoreError, StoreUnavailable, open_store
+
+PIECE = os.urandom(1 << 20)
+GROWTH = """
+import sys, psutil
+from penstock import open_store
+process = psutil.Process()
+piece = bytes(1 << 20)
+with open_store(sys.argv[1], endpoint=sys.argv[2], access_key_id="k", secret_access_key="s", region="us-east-1",
+                virtual_hosted_style_request=False).upload("") as file:
+    file.write(piece)
+    before = process.memory_info().rss
+    most = 0
+    for _ in range(400):
+        file.write(piece)
+        most = max(most, process.memory_info().rss - before)
+print(most)
+"""
+
+
+def bucket(s3, name):
+    s3.create_bucket(name)
+    return open_store(f"s3://{name}", **s3.options)
+
+
+def unfinished(s3, name) -> bytes:
+    with urllib.request.urlopen(f"{s3.url}/{name}?uploads", timeout=30) as answer:
+        return answer.read()
+
+
+def write_and_fail(store, path, pieces) -> None:
+    with store.upload(path) as file:
+        for left in range(pieces - 1, -2, -1):
+            file.write(PIECE[: len(PIECE) // (left + 1)])
+
+
+@pytest.mark.parametrize("size", [0, 5, 40 << 20], ids=["empty", "small", "in parts"])
+def test_what_was_written_is_there(s3, size):
+    store = bucket(s3, f"whole-{size}")
+    with store.upload("a/x") as file:
+        for at in range(0, size, len(PIECE)):
+            file.write(PIECE[: size - at])
+        assert not list(store.list()), "it has no name before its end"
+    assert store.get("a/x") == (PIECE * 40)[:size]
+    assert b"<Upload>" not in unfinished(s3, f"whole-{size}")
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_a_block_that_fails_leaves_what_was_there_before(s3, pieces):
+    name = f"failing-{pieces}"
+    store = bucket(s3, name)
+    store.put("x", b"before")
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(store, "x", pieces)
+    assert store.get("x") == b"before"
+    assert b"<Upload>" not in unfinished(s3, name)
+
+
+def test_a_server_that_fails_now_and_then_is_asked_again(web):
+    store = open_store("s3://bucket", endpoint=web.url, region="x", access_key_id="k", secret_access_key="s", retries=2)
+    web.fault(times=1, status=503)
+    web.fault(times=1, status=200, headers={"ETag": '"1"'})
+    with store.upload("x") as file:
+        file.write(b"abc")
+    assert [line["status"] for line in web.requests()] == [503, 200]
+
+
+def test_a_server_that_keeps_failing_is_given_up(web):
+    store = open_store("s3://bucket", endpoint=web.url, region="x", access_key_id="k", secret_access_key="s", retries=1)
+    web.fault(times=9, status=503)
+    with (
+        pytest.raises(StoreUnavailable, match=r"PUT s3://bucket/x kept failing: the server says 503"),
+        store.upload("x") as file,
+    ):
+        file.write(b"abc")
+    assert len(web.requests()) == 2
+
+
+def test_a_refusal_and_a_missing_bucket_are_said(web, s3):
+    store = open_store("s3://bucket", endpoint=web.url, region="x", access_key_id="k", secret_access_key="s", retries=0)
+    web.fault(times=9, status=403)
+    with pytest.raises(AccessDenied, match=r"s3://bucket/x may not be"), store.upload("x") as file:
+        file.write(b"abc")
+    missing = open_store("s3://no-such-bucket-here", **s3.options)
+    with pytest.raises(ObjectMissing, match="there is no bucket"), missing.upload("x") as file:
+        file.write(b"abc")
+
+
+def test_memory_is_a_store_as_others_are():
+    store = open_store("memory://uploads")
+    with store.upload("x") as file:
+        file.write(b"abc")
+    assert store.get("x") == b"abc"
+
+
+@pytest.mark.parametrize("url", ["https://host/x", "hf://org/name", "/tmp"])
+def test_places_that_are_only_read_say_so(url):
+    with pytest.raises(ConfigError, match=r"only reads? "):
+        open_store(url).upload("x").__enter__()
+
+
+def test_a_place_that_fsspec_knows_is_written_in_pieces(sftp):
+    store = open_store(sftp.url, **sftp.options)
+    with store.upload("deep/x.parquet") as file:
+        for _ in range(3):
+            file.write(PIECE)
+    assert store.get("deep/x.parquet") == PIECE * 3
+    with pytest.raises(StoreError), store.upload("deep/x.parquet") as file:
+        raise StoreError("no")
+    assert [info.path for info in store.list()] == ["deep/x.parquet"]
+
+
+@pytest.mark.slow
+def test_an_object_larger_than_its_parts_takes_no_more_memory_than_they(s3):
+    s3.create_bucket("growth")
+    command = [sys.executable, "-c", GROWTH, "s3://growth/x", s3.url]
+    grown = int(subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parent).stdout)
+    assert grown < 200 << 20, f"{grown >> 20} MiB for an object of 401"
