@@ -15,6 +15,7 @@ from penstock.errors import BadMedia, ConfigError, ObjectMissing
 from penstock.seeds import rng
 from penstock.store.ranged_file import open_file
 from penstock.transforms.audio import CROPS, DecodeAudio, audio_pipeline
+from penstock.transforms.audio_source import open_audio
 from penstock.transforms.chain import Chain
 
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac")
@@ -69,6 +70,30 @@ def test_a_crop_is_the_same_frames_of_the_whole(sounds, name, seconds):
     clip = DecodeAudio(frames=4321).read(sounds[name], offset=seconds)
     assert clip.start == round(seconds * whole.sample_rate)
     np.testing.assert_array_equal(clip.data, whole.data[:, clip.start : clip.start + 4321])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("flac", {}, 0),
+        ("ogg", {"format": "OGG", "subtype": "VORBIS"}, 0),
+        ("mp3", {}, 1e-6),
+        ("mp3", {"bitrate_mode": "CONSTANT"}, 1e-6),
+        ("opus", {"format": "OGG", "subtype": "OPUS"}, 1e-3),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_crop_of_a_noisy_sound_is_that_of_the_whole(tmp_path, name, options, tolerance, channels):
+    draw = rng(7, name, channels)
+    steps = draw.standard_normal((120_000, channels)) * np.linspace(0.02, 1.5, 120_000)[:, None]
+    path = write_sound(tmp_path / f"noise.{name}", np.sin(np.cumsum(steps, axis=0)) * 0.6, rate=24_000, **options)
+    whole = soundfile.read(path, dtype="float32", always_2d=True)[0]
+    source = open_audio(path)
+    starts = [*draw.integers(0, len(whole) - 700, 150), *range(len(whole) - 20_000, len(whole) - 700, 331)]
+    for start in map(int, starts):
+        found = source.read(start, start + 700)
+        np.testing.assert_allclose(found, whole[start : start + 700], rtol=0, atol=tolerance, err_msg=str(start))
+    source.close()
 
 
 @pytest.mark.parametrize("name", FORMATS)
