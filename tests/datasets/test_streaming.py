@@ -82,6 +82,29 @@ def test_an_object_is_downloaded_once_whoever_asks(dataset, site):
     assert len(counts) == COUNT
 
 
+def test_what_is_evicted_between_two_epochs_is_fetched_again(dataset, site):
+    for batch in (*dataset.iter_batches(8), *dataset.iter_batches(8)):
+        assert [key(number) for number in numbers({"image": path} for path in batch["image"])] == batch[
+            "__sample_key__"
+        ]
+    del batch
+    assert len(site.requests("images/")) == COUNT
+    dataset.cache.clear()
+    assert len([sample for sample in dataset if os.path.isfile(sample["image"])]) == COUNT
+    assert len(site.requests("images/")) == 2 * COUNT
+
+
+def test_a_second_epoch_gives_the_same_samples_as_the_first(web, tmp_path):
+    web.add_files({f"{number}.{kind}": f"{kind} {number}".encode() for number in range(6) for kind in ("a", "b")})
+    table = "index,a,b,x\n" + "".join(f"{n},{n}.a,{n % 4}.b,{n}\n" for n in range(6))
+    web.add_files({"rows.csv": table.encode()})
+    options = {"columns_to_download": ["a", "b"], "index_cols_to_keep": ["x", "b"]}
+    with StreamingDataset(f"{web.url}/rows.csv", tmp_path, **options) as dataset:
+        first, second = ([list(sample.items()) for sample in dataset] for _ in range(2))
+        assert first == second
+        assert [Path(dict(sample)["b"]).read_text() for sample in second] == [f"b {n % 4}" for n in range(6)]
+
+
 def test_local_files_are_used_where_they_lie(tmp_path):
     folder = subjects.write(tmp_path / "data", subjects.served())
     with StreamingDataset(folder / "samples.csv", tmp_path / "dst", cache_limit=0, **IMAGE) as dataset:

@@ -94,6 +94,11 @@ class Lookahead:
             self._forget(stale)
         self.go_on()
 
+    def expects(self, places: Sequence[At]) -> bool:
+        """Whether any of the samples was hinted and not fetched since."""
+        hinted = self._hinted
+        return bool(hinted) and any(at in hinted for at in places)
+
     def take(self, places: Sequence[At], *, in_turn: bool) -> list[Any]:
         """Give what is known of samples that are about to be fetched, `self` where nothing is.
 

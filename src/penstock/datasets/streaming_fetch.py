@@ -2,8 +2,10 @@
 
     prefetch(ids) ──▶ rows, locations ──▶ lookahead ──▶ cache.begin
     fetch(ids)    ──▶ rows, locations ──▶ cache.acquire ──▶ samples, an error in the place of each that failed
+    once more     ──▶ rows ─────────────▶ cache.again ────▶ samples
 
-A hint costs nothing twice: what was worked out for it is taken up by the fetch.
+A hint costs nothing twice: what was worked out for it is taken up by the fetch. What was fetched and is still
+there needs no hint.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import numpy as np
 
 from penstock.datasets.leased import Leased
 from penstock.datasets.locations import Download, Locations, Place, Row
-from penstock.datasets.lookahead import Lookahead
+from penstock.datasets.lookahead import At, Lookahead
+from penstock.datasets.places_known import PlacesKnown
 from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
 from penstock.index.table import Index
 from penstock.store.cache import Cache
@@ -127,6 +130,7 @@ class SampleFetcher:
         self._settings = settings
         self._door = CacheDoor(settings)
         self._lookahead = Lookahead(settings.limit, self._door.begin, self._door.forget)
+        self._known = PlacesKnown()
         self._epochs: dict[int, int] = {}
         """Of the latest samples, where predownload transforms may choose another object every epoch."""
         self._unfetched: set[int] = set()
@@ -134,6 +138,8 @@ class SampleFetcher:
     def fetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> list[Any]:
         """Give the samples of ids, int64 [n]; None for a filtered one, an exception for one that failed."""
         places = list(zip(_each(epochs, len(ids)), ids.tolist(), strict=True))
+        if (again := self._again(ids, places)) is not None:
+            return again
         plans = self._lookahead.take(places, in_turn=epochs is not None)
         missing = [j for j, plan in enumerate(plans) if plan is self._lookahead]
         if missing:
@@ -151,12 +157,39 @@ class SampleFetcher:
             self._filled(id_, plan, arrived) if type(plan) is _Planned else plan
             for (_, id_), plan in zip(places, plans, strict=True)
         ]
+        self._note(samples, plans, places)
         return Leased.of(samples, files) if files else samples
+
+    def _again(self, ids: np.ndarray, places: Sequence[At]) -> list[Any] | None:
+        """Give samples that were given before and whose files are all still there; else None."""
+        known = self._known.of(ids.tolist())
+        if not known or self._lookahead.expects(places):
+            return None
+        files = self.cache.again([one for several in known for one in several])
+        if files is None:
+            return None
+        rows, names, key = self._index.rows(ids), self._names, self._recital.key_column
+        arrived = iter(files)
+        for row in rows:
+            self._dress(row, row[key])
+            for name in names:
+                row[name] = next(arrived)
+        return Leased.of(rows, files)
+
+    def _note(self, samples: Sequence[Any], plans: Sequence[Plan], places: Sequence[At]) -> None:
+        """Remember what samples needed that all came from elsewhere, where no transform may choose otherwise."""
+        if not self._recital.predownload:
+            self._known.note(
+                (id_, tuple(plan.places))  # type: ignore[arg-type]
+                for sample, plan, (_, id_) in zip(samples, plans, places, strict=True)
+                if type(plan) is _Planned and type(sample) is dict and len(_wanted(plan)) == len(self._names)
+            )
 
     def prefetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> None:
         """Begin to download what the samples of ids need; waits for rows at most, and leaves errors to `fetch`."""
         places = list(zip(_each(epochs, len(ids)), ids.tolist(), strict=True))
-        new = [j for j, is_new in enumerate(self._lookahead.unknown(places)) if is_new]
+        there = self._there(ids)
+        new = [j for j, is_new in enumerate(self._lookahead.unknown(places)) if is_new and j not in there]
         if not new:
             return
         self._index.prefetch(ids[new])
@@ -165,6 +198,13 @@ class SampleFetcher:
             plan = self._plan(row, *places[j])
             hints.append((places[j], plan, _wanted(plan)))
         self._lookahead.add(hints)
+
+    def _there(self, ids: np.ndarray) -> set[int]:
+        """Tell which of the samples, by their place in ids, are in the cache as they were when they were given."""
+        known = self._known.some_of(ids.tolist())
+        if not known:
+            return set()
+        return {j for j, is_there in zip(known, self.cache.are_there([*known.values()]), strict=True) if is_there}
 
     def discard(self, id_: int) -> bool:
         """Throw away what is cached of a sample that failed; tell whether it can be had anew."""
@@ -212,11 +252,16 @@ class SampleFetcher:
         except Exception as error:  # noqa: BLE001 - a transform may raise anything; it belongs to its sample
             error.add_note(f"in predownload_transforms, of the sample {key!r}")
             return error
+        self._dress(row, key)
+        return _Planned(row, places)
+
+    def _dress(self, row: Row, key: Any) -> None:
+        """Make a row a sample that lacks its downloads."""
+        recital = self._recital
         for name in recital.hidden:
             row.pop(name, None)
         row["__sample_key__"] = key
         row["__data_type__"] = recital.data_type
-        return _Planned(row, places)
 
     def _note_epoch(self, id_: int, epoch: int) -> None:
         """Remember which epoch's choice was fetched, should it have to be thrown away."""

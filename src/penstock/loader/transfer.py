@@ -6,6 +6,7 @@ This is the one place of the loader that imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ def count_bytes(batch: Any) -> int:
         return batch.nbytes
     if isinstance(batch, dict | list):
         values = batch.values() if isinstance(batch, dict) else batch
+        if set(map(type, values)) == {dict} and _are_leaves(chain.from_iterable(map(dict.values, values))):
+            # Samples without arrays, as a collate function that keeps them apart gives them.
+            return 0
         return 0 if _are_leaves(values) else sum(map(count_bytes, values))
     if isinstance(batch, _LEAVES):
         return 0

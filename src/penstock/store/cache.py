@@ -165,6 +165,17 @@ class Cache:
                 found[place] = one
         return found
 
+    def again(self, wanted: Sequence[Wanted]) -> list[CachedFile] | None:
+        """Give what `acquire` gave before, if this process remembers all of it and it is still there; else None.
+
+        Cost: below 1 µs for each; nothing is waited for.
+        """
+        return self._flights.again(wanted)
+
+    def are_there(self, several: Sequence[Sequence[Wanted]]) -> list[bool]:
+        """Tell of which groups `again` would give all, and let these be the last to be evicted."""
+        return self._flights.are_there(several)
+
     def _acquire(self, wanted: Sequence[Wanted], timeout_s: float) -> list[CachedFile | StoreError]:
         flights, fresh = self._flights.join(wanted)
         try:

@@ -127,6 +127,39 @@ class Flights:
                     flight.holds -= 1
         return flights, fresh
 
+    def again(self, wanted: Sequence[Wanted]) -> list[CachedFile] | None:
+        """Give the paths, pinned, of things that all rest and whose files are still there; None if one does not."""
+        pins = self._pins
+        with self._lock:
+            if (flights := self._resting(wanted)) is None:
+                return None
+            spots = [flight.spot for flight in flights]
+            pins.take(spots)
+            if self._recency.touch_same(flights, time.time()):
+                pins.drop(spots)
+                return None
+            self.hits += len(spots)
+        return [pinned_file(flight.path, pins, flight.spot) for flight in flights if flight.path is not None]
+
+    def are_there(self, several: Sequence[Sequence[Wanted]]) -> list[bool]:
+        """Tell which groups of things rest and are still there, and count that as a use: they are the last to go."""
+        same, now = self._recency.touch_same, time.time()
+        with self._lock:
+            flights = self._resting([one for group in several for one in group])
+            if flights is not None and not same(flights, now):
+                return [True] * len(several)
+            groups = map(self._resting, several)
+            return [group is not None and not same(group, now) for group in groups]
+
+    def _resting(self, wanted: Sequence[Wanted]) -> list[Flight] | None:
+        """Give the flights of things; None unless all of them rest."""
+        known = self._known
+        try:
+            flights = [known[one] for one in wanted]
+        except KeyError:
+            return None
+        return flights if all(flight.resting for flight in flights) else None
+
     def _find(self, wanted: Sequence[Wanted]) -> tuple[list[Flight], list[Flight]]:
         if self.closed:
             raise StoreError(f"the cache {self._folder} was closed; open it again")
