@@ -180,13 +180,18 @@ class Planned:
     @property
     def _plan(self) -> Plan:
         if self._known_plan is None:
-            size, ranks = self._global_batch_size, self._world.get().dp_size
-            if size is None:
-                assert self._batch_size is not None
-                size = self._batch_size * ranks
-            elif size % ranks:
-                raise ConfigError(f"global_batch_size {size} is not a multiple of the {ranks} ranks")
+            size = self._global_batch()
             if (check_batch := getattr(self._order, "check_batch", None)) is not None:
                 check_batch(size)
             self._known_plan = Plan(order=self._order, global_batch=size, remainder=self._remainder)
         return self._known_plan
+
+    def _global_batch(self) -> int:
+        """Give the samples of a step over all ranks."""
+        size, ranks = self._global_batch_size, self._world.get().dp_size
+        if size is None:
+            assert self._batch_size is not None
+            return self._batch_size * ranks
+        if size % ranks:
+            raise ConfigError(f"global_batch_size {size} is not a multiple of the {ranks} ranks")
+        return size

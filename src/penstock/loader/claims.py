@@ -62,11 +62,13 @@ class Claimed:
     ) -> None:
         self.at: Handed | None = None
         self.last: Handed | None = None
+        self.number = 0
+        """Iterations that have ended after `stop_after` batches."""
         self._dataset = dataset
         self._tracker = tracker
         self._plan = plan
         self._seed = seed
-        self._stop_after = stop_after
+        self.stop_after = stop_after
         self._uneven = uneven
         self._world = world
         self._timeout = timeout
@@ -90,11 +92,13 @@ class Claimed:
         return self._tracker.current_epoch + self._tracker.is_epoch_complete(self._plan.chunks_per_block)
 
     def num_batches(self) -> int:
-        """Refuse to guess.
+        """Count the batches of an iteration, where it has a number of them.
 
         Raises:
-            TypeError: always, as a torch DataLoader of an IterableDataset does.
+            TypeError: it has not, as a torch DataLoader of an IterableDataset.
         """
+        if isinstance(self.stop_after, int):
+            return self.stop_after
         raise TypeError(
             "a loader by claims has no len(): how many batches this process gets depends on the others. Count them as "
             "they come, or use stop_after= a number"
@@ -133,14 +137,15 @@ class Claimed:
                     del delivery
                     leases.trained(chunk, stop)
                     handed_out += 1
-                    if handed_out == self._stop_after:
+                    if handed_out == self.stop_after:
+                        self.number += 1
                         return
-                if self._stop_after == "block" and self._block_id is not None:
+                if self.stop_after == "block" and self._block_id is not None:
                     return
                 is_over = self._is_over()
                 if not is_over and not self._in_group:
                     self._wait()
-                elif self._stop_after in ("epoch", "block"):
+                elif self.stop_after in ("epoch", "block"):
                     return
                 else:
                     # Ranks of a group never wait for chunks of each other: who holds one may be waiting in a
@@ -205,7 +210,7 @@ class Claimed:
     def explain(self) -> list[str]:
         """Describe the claims."""
         plan, name = self._plan, type(self._dataset).__name__
-        chunks, ends = sum(plan.chunks_per_block), self._stop_after
+        chunks, ends = sum(plan.chunks_per_block), self.stop_after
         ends_in_words = f"{ends:,} batches" if isinstance(ends, int) else f"its {ends}"
         return [
             f"{plan.num_samples:,} samples of {name} in {chunks:,} chunks, batches of {plan.batch_size:,} cross none",
@@ -217,7 +222,7 @@ class Claimed:
     def _claim(self, cursor: Cursor) -> Iterator[Share]:
         assert self._leases is not None
         while (claim := self._tracker.claim(self._plan.chunks_per_block, self._world.get().dp_rank)) is not None:
-            if self._stop_after == "block" and self._block_id not in (None, claim.block_id):
+            if self.stop_after == "block" and self._block_id not in (None, claim.block_id):
                 self._tracker.release(claim)
                 return
             self._block_id = claim.block_id
@@ -274,7 +279,7 @@ class Claimed:
 
     def _check_world(self) -> None:
         world = self._world.get()
-        if self._in_group and not self._uneven and not isinstance(self._stop_after, int):
+        if self._in_group and not self._uneven and not isinstance(self.stop_after, int):
             raise ConfigError(
                 f"by claims, the {world.dp_size} ranks of this group would get different numbers of batches, and the "
                 "first to end would leave the others waiting in their collectives: give stop_after= a number of "

@@ -141,8 +141,13 @@ Engine = InlineEngine | LaneEngine
 
 def planned(plan: Plan, world: World) -> Walk:
     """Walk a plan as one rank of a world."""
-    steps_ahead = max(1, IDS_AHEAD * world.dp_size // plan.global_batch)
-    return lambda cursor: plan.walk(cursor, world, steps_ahead)
+    steps = steps_at_once(plan, world)
+    return lambda cursor: plan.walk(cursor, world, steps)
+
+
+def steps_at_once(plan: Plan, world: World) -> int:
+    """Count the steps whose ids are worth computing in one call."""
+    return max(1, IDS_AHEAD * world.dp_size // plan.global_batch)
 
 
 def run_ahead(deliveries: Iterator[Delivery], mover: Mover) -> Iterator[Delivery]:

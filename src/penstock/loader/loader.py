@@ -7,13 +7,23 @@ comes next and remembers how far the trainer is. A checkpoint is what the assign
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from penstock.errors import ConfigError
 from penstock.loader.assignment import Assignment, Planned
 from penstock.loader.claims import Claimed, StopAfter
 from penstock.loader.recipe import Policy, Recipe
+from penstock.loader.round_assignment import RoundPlanned
+from penstock.loader.round_policy import RoundPolicy
+from penstock.loader.rounds import (
+    Round,
+    as_stored_where_within,
+    check_round_batches,
+    choose_boundary,
+    choose_stop,
+    iter_rounds,
+)
 from penstock.loader.running import Lanes, Running
 from penstock.loader.settings import (
     block_sizes_of,
@@ -33,7 +43,7 @@ from penstock.loader.settings import (
 )
 from penstock.loader.world import WorldOnce
 from penstock.plan.chunks import ChunkPlan
-from penstock.plan.plan import Remainder
+from penstock.plan.rounds import Boundary
 from penstock.types import World, check_choice, check_int
 
 if TYPE_CHECKING:
@@ -55,11 +65,17 @@ class StreamingDataLoader(Running):
         dataset: `__len__` and `__getitem__`, or `fetch` (see `penstock.Dataset`).
         batch_size: samples per batch of this rank.
         shuffle: False, True or "global" (all samples), or "window" (near ones stay near; needs `dataset.block_ends`).
-            None: as the dataset says, else False.
+            "within" (inside each round only, which holds the samples that it would unshuffled). None: as the dataset
+            says, else False.
         seed: key of all randomness: order, transforms' `rng`, substitutes. None: the dataset's `shuffle_seed`, else 0.
         drop_last: True is `remainder="drop"`.
         remainder: the last, incomplete global batch is handed out "short" (default), "drop"ped, "pad"ded from the
-            epoch's start, or "carry"-filled from the next epoch.
+            epoch's start, or "carry"-filled from the next epoch. With rounds it is an epoch's incomplete last round
+            that is "short", "drop"ped, "pad"ded (or "wrap"ped) or, by default, "carry"-filled; `drop_last` then leaves
+            out the incomplete batch of a "short" one, and has nothing to drop from the others.
+        round_batches: batches of this rank in a round, or a policy that is told of the last rounds before each and
+            answers that number, the same on every rank. Iterating then gives the rest of the *round*, rounds follow
+            each other through epochs (see `rounds()` and the guide "rounds"), and `len()` counts the round's batches.
         num_workers: threads or processes that work ahead; 0 works in the trainer's thread. "auto": 0 for datasets that
             say `inline = True` (their fetch is a memory copy) and for plain map-style ones, else two threads per core,
             at most eight; a dataset's own `num_downloading_workers` comes first.
@@ -110,10 +126,11 @@ class StreamingDataLoader(Running):
         dataset: Any,
         batch_size: int | None = None,
         *,
-        shuffle: bool | Literal["global", "window"] | None = None,
+        shuffle: bool | Literal["global", "window", "within"] | None = None,
         seed: int | None = None,
         drop_last: bool = False,
-        remainder: Remainder | None = None,
+        remainder: Boundary | None = None,
+        round_batches: int | RoundPolicy | None = None,
         num_workers: int | Literal["auto"] = "auto",
         worker_type: Literal["auto", "thread", "process"] = "auto",
         prefetch: int | None = None,
@@ -154,8 +171,12 @@ class StreamingDataLoader(Running):
         check_collate(collate_fn)
         recipe = Recipe(dataset, transforms=transforms, collate=collate_fn, on_error=on_error, seed=self.seed)
         place = WorldOnce(world)
-        leftover = check_remainder(drop_last, remainder)
+        leftover = check_remainder(drop_last, remainder) if round_batches is None or assignment == "claim" else "carry"
         assigned: Assignment
+        if round_batches is not None:
+            round_batches = check_round_batches(round_batches)
+            if assignment == "claim":
+                stop_after = choose_stop(round_batches, stop_after)
         check_assignment(assignment, tracker, stop_after, uneven)
         if tracker is not None:
             refuse_for_claims(shuffle, leftover, global_batch_size, length_bucket)
@@ -175,6 +196,22 @@ class StreamingDataLoader(Running):
                 uneven=uneven,
                 world=place,
                 timeout=check_timeout(timeout),
+            )
+        elif round_batches is not None:
+            boundary = choose_boundary(round_batches, drop_last, remainder, shuffle)
+            assigned = RoundPlanned(
+                dataset,
+                build_order(
+                    dataset, as_stored_where_within(shuffle, dataset, length_bucket), self.seed, window, length_bucket
+                ),
+                is_within=shuffle == "within",
+                round_batches=round_batches,
+                boundary=boundary,
+                drop_last=drop_last,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                global_batch_size=global_batch_size,
+                world=place,
             )
         else:
             assigned = Planned(
@@ -198,7 +235,7 @@ class StreamingDataLoader(Running):
         )
 
     def __len__(self) -> int:
-        """Count the batches of a whole epoch, on this rank as on every other."""
+        """Count the batches of a whole epoch, or with rounds of the current round, on this rank as on every other."""
         return self._assignment.num_batches()
 
     def __repr__(self) -> str:
@@ -206,6 +243,80 @@ class StreamingDataLoader(Running):
         return f"StreamingDataLoader({self._assignment.description})"
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; does nothing if the cursor is in that epoch already."""
+        """Go to the start of an epoch; does nothing if the cursor is in that epoch already.
+
+        Raises:
+            ConfigError: there are rounds, and it is another epoch: they go through epochs by themselves.
+        """
         if self._assignment.set_epoch(check_int("epoch", epoch, minimum=0)):
             self._turn = None
+
+    def rounds(self, n: int | None = None) -> Iterator[Round]:
+        """Yield rounds, from the one under way on: of seven, the first is the rest of it.
+
+        A round that is left before its end goes on in the next one yielded.
+
+        Args:
+            n: how many; None: without end.
+
+        >>> loader = StreamingDataLoader(list(range(6)), batch_size=1, round_batches=4)
+        >>> [[int(batch) for batch in round] for round in loader.rounds(3)]
+        [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5]]
+        """
+        self._in_rounds("rounds()")
+        return iter_rounds(self, n)
+
+    @property
+    def round(self) -> int:
+        """The round that the next batch belongs to: as many are complete, by claims of this process."""
+        return self._in_rounds("round").number
+
+    @property
+    def cycle(self) -> int:
+        """The pass over the dataset that the next batch begins in; another word for `epoch`."""
+        self._in_rounds("cycle")
+        return self.epoch
+
+    @property
+    def batch_in_round(self) -> int:
+        """Batches of the current round that have been handed out."""
+        return self._in_plan("batch_in_round").batch
+
+    @property
+    def total_rounds(self) -> int:
+        """Rounds that begin in the first cycle; with a policy, as many of the current length as it takes."""
+        return self._in_plan("total_rounds").total
+
+    def set_round(self, number: int) -> None:
+        """Go to the start of a round, counted from the stream's beginning; does nothing if the loader stands there.
+
+        An evaluation that was given up begins anew this way, and one that rotates goes to the round of its turn.
+
+        Raises:
+            ConfigError: a policy decides how long rounds are, or there are none.
+        """
+        if self._in_plan("set_round()").set_round(number):
+            self._turn = None
+
+    def report(self, **metrics: float) -> None:
+        """Tell the policy what became of the last completed round, before the next one begins; on all ranks the same.
+
+        Args:
+            metrics: one or two numbers; they are kept to six digits, and in the state.
+
+        Raises:
+            ConfigError: there is no policy, or no round is complete, or the metrics are no numbers or too many.
+        """
+        self._in_plan("report()").report(metrics)
+
+    def _in_plan(self, what: str) -> RoundPlanned:
+        """Give the assignment, if it is one in rounds by plan."""
+        if not isinstance(self._assignment, RoundPlanned):
+            raise ConfigError(f"{what} needs rounds by plan: give the loader round_batches=, the batches of a round")
+        return self._assignment
+
+    def _in_rounds(self, what: str) -> RoundPlanned | Claimed:
+        """Give the assignment, if it is one in rounds."""
+        if isinstance(self._assignment, Claimed) and isinstance(self._assignment.stop_after, int):
+            return self._assignment
+        return self._in_plan(what)

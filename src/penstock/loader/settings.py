@@ -189,7 +189,7 @@ def check_workers(dataset: Any, num_workers: Any, worker_type: Any) -> tuple[int
     return check_int("num_workers", num_workers, minimum=0), kind
 
 
-def check_remainder(drop_last: bool, remainder: Remainder | None) -> Remainder:
+def check_remainder(drop_last: bool, remainder: Any) -> Remainder:
     """Choose what happens to an incomplete last batch."""
     check_choice("drop_last", drop_last, (True, False))
     check_choice("remainder", remainder, (None, *get_args(Remainder)))

@@ -77,6 +77,22 @@ def read_state(state: Any, stream: Stream, seed: int, fingerprint: str | None) -
     return cursor
 
 
+def read_counts(state: dict[str, Any]) -> tuple[int, int, int | None, int]:
+    """Take out of a state the round, how many of its batches are done, its length if known, and repeats handed out.
+
+    Raises:
+        StateMismatch: they are no such numbers. A state without rounds has a round that begins there.
+    """
+    number, done, length, repeats = (state.get(name, 0) for name in ("round", "batch", "round_batches", "repeats"))
+    length = length or None
+    for count in (number, done, repeats, *([] if length is None else [length])):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise StateMismatch(f"the state was edited: round, batch and round_batches must be counts, got {count!r}")
+    if done and (length is None or done >= length):
+        raise StateMismatch(f"the state was edited: batch is {done}, and its round has {length} batches")
+    return number, done, length, repeats
+
+
 def _belongs_to(stream: Stream, seed: int, fingerprint: str | None) -> dict[str, Any]:
     return {"order": stream.name, "seed": seed, "num_samples": stream.num_samples, "fingerprint": fingerprint}
 

@@ -160,24 +160,37 @@ class Plan:
             slots, repeats = np.array([world.dp_rank % left]), 1
         elif self.remainder == "pad":
             repeats = int((slots >= left).sum())
-        epochs, offsets = np.divmod(cursor.samples + slots, self.num_samples)
-        if self.remainder != "carry":
-            epochs = np.zeros_like(epochs)
-        ids, passes, are_own = np.empty_like(offsets), cursor.epoch + epochs, not epochs.any()
-        for epoch in np.unique(epochs).tolist():
-            chosen = epochs == epoch
-            ids[chosen], own = places(self.order, cursor.epoch + epoch, offsets[chosen])
-            if own is not None:
-                passes[chosen], are_own = own, False
-        carried = None if are_own else passes[None]
+        carries = self.remainder == "carry"
+        ids, carried = places_beyond(self.order, cursor.epoch, cursor.samples + slots[None], carries=carries)
         # Only carried samples move the cursor past the epoch's end; repeats belong to nobody.
-        taken = filled if self.remainder == "carry" else left
-        return Share(
-            epoch=cursor.epoch, start=cursor.samples, taken=taken, ids=ids[None], repeats=repeats, carried=carried
-        )
+        taken = filled if carries else left
+        return Share(epoch=cursor.epoch, start=cursor.samples, taken=taken, ids=ids, repeats=repeats, carried=carried)
 
 
 def places(order: Order, epoch: int, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Give the ids at offsets of an epoch, and the epoch of each where an order's samples have epochs of their own."""
     own = getattr(order, "places", None)
     return (order.ids(epoch, offsets), None) if own is None else own(epoch, offsets)
+
+
+def places_beyond(
+    order: Order, epoch: int, offsets: np.ndarray, *, carries: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give the ids at offsets that may lie past an epoch's end, and the epoch of each where it is not `epoch` for all.
+
+    Args:
+        order: which sample stands where.
+        epoch: that the offsets count from.
+        offsets: int64 of any shape, 0 or more.
+        carries: past its end stand the epochs after it; False: the same epoch again, from its start.
+    """
+    passes, offsets = np.divmod(offsets, order.num_samples)
+    if not carries:
+        passes = np.zeros_like(passes)
+    ids, epochs, are_own = np.empty_like(offsets), epoch + passes, not passes.any()
+    for further in np.unique(passes).tolist():
+        chosen = passes == further
+        ids[chosen], own = places(order, epoch + further, offsets[chosen])
+        if own is not None:
+            epochs[chosen], are_own = own, False
+    return ids, None if are_own else epochs

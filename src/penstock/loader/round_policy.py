@@ -1,0 +1,111 @@
+"""Rounds whose length is decided as training goes: a policy is told what became of the rounds before.
+
+history ──▶ policy ──▶ batches of the next round ──▶ kept in the state, so that a resumed run asks nothing twice
+   ▲── report(**metrics) ── validation ◀── round ◀──┘
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penstock.errors import ConfigError, StateMismatch
+from penstock.types import check_int
+
+ROUNDS_KEPT = 8
+"""Rounds of which a policy is told: what a state holds stays small."""
+METRICS_BYTES = 48
+"""Of JSON, the metrics of one round: eight rounds of them and all else stay below a state's 1000 bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundRecord:
+    """One completed round."""
+
+    number: int
+    num_batches: int
+    metrics: dict[str, float] | None = None
+    """As reported after it, to six digits, so that they are the same in a resumed run; None: nothing was."""
+
+
+RoundPolicy = Callable[[Sequence[RoundRecord]], int]
+"""Takes the last completed rounds, oldest first, and gives the batches per rank of the next one."""
+
+
+class History:
+    """The last completed rounds, and the policy that is told of them.
+
+    Args:
+        policy: asked before each round; None: rounds are all of one length, and nothing is kept.
+    """
+
+    def __init__(self, policy: RoundPolicy | None) -> None:
+        self._policy = policy
+        self._records: tuple[RoundRecord, ...] = ()
+
+    def complete(self, number: int, num_batches: int) -> None:
+        """Note that a round is complete."""
+        if self._policy is not None:
+            self._records = (*self._records, RoundRecord(number=number, num_batches=num_batches))[-ROUNDS_KEPT:]
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Note what became of the last completed round; a later report adds to an earlier one.
+
+        Raises:
+            ConfigError: no policy would read it, no round is complete, or the metrics are no few numbers.
+        """
+        if self._policy is None:
+            raise ConfigError(
+                "nothing would read this report: it is for a policy, so give round_batches= a function of the history"
+            )
+        if not self._records:
+            raise ConfigError("no round is complete yet: report what came of a round after its last batch")
+        last = self._records[-1]
+        found = {**(last.metrics or {}), **{name: _number(name, value) for name, value in metrics.items()}}
+        if (size := len(json.dumps(found))) > METRICS_BYTES:
+            raise ConfigError(
+                f"the metrics of a round are {size} bytes of JSON, and a state has room for {METRICS_BYTES}: report "
+                f"one or two numbers that the policy needs, under short names; got {found}"
+            )
+        self._records = (*self._records[:-1], replace(last, metrics=found))
+
+    def ask(self) -> int:
+        """Ask the policy for the batches of the next round.
+
+        Raises:
+            ConfigError: it gives no positive integer.
+        """
+        assert self._policy is not None
+        return check_int("batches of a round, as the policy gives them,", self._policy(self._records), minimum=1)
+
+    def state(self) -> list[list[Any]]:
+        """Give the records as JSON has them."""
+        return [[record.number, record.num_batches, record.metrics] for record in self._records]
+
+    def load(self, state: Any) -> None:
+        """Take the records of a state; None: it has none.
+
+        Raises:
+            StateMismatch: they are no records.
+        """
+        try:
+            self._records = tuple(
+                RoundRecord(number=number, num_batches=batches, metrics=metrics)
+                for number, batches, metrics in state or ()
+            )
+        except (TypeError, ValueError):
+            raise StateMismatch(f"the state was edited: history must be a list of rounds, got {state!r}") from None
+
+
+def _number(name: str, value: Any) -> float:
+    """Take a number, to six digits."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"metric {name!r} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"metric {name!r} must be finite, got {number}: a state is JSON, which has no word for it")
+    return float(f"{number:.6g}")
