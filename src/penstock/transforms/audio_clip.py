@@ -12,7 +12,7 @@ import numpy as np
 from penstock.errors import BadMedia
 from penstock.transforms.audio_crop import BY_LOUDNESS, by_length, by_loudness
 from penstock.transforms.audio_resample import num_resampled, resample, span
-from penstock.transforms.audio_source import AudioSource
+from penstock.transforms.audio_source import AudioSource, mean_of_channels
 
 if TYPE_CHECKING:
     from penstock.transforms.audio import DecodeAudio
@@ -129,13 +129,7 @@ class _Sound:
         data = self.source.read(first, last)
         if not self.wanted.mono:
             return data
-        if self.source.channels == 1:
-            return data[:, 0]
-        mean = data[:, 0] + data[:, 1]
-        for channel in range(2, self.source.channels):
-            mean += data[:, channel]
-        mean *= np.float32(1 / self.source.channels)
-        return mean
+        return mean_of_channels(data)
 
     def _check(self, data: np.ndarray) -> None:
         if not np.isfinite(data).all():

@@ -125,7 +125,8 @@ def _last_seek(media: MediaFile) -> int:
     media.file.seek(max(0, media.num_bytes - _TAIL_BYTES))
     tail = media.file.read(_TAIL_BYTES)
     media.file.seek(0)
-    ends, at = [], len(tail)
+    ends: list[int] = []
+    at = len(tail)
     while len(ends) < 2 and (at := tail.rfind(b"OggS", 0, at)) >= 0:
         if at + _PAGE.size <= len(tail):
             *_, end, _serial = _PAGE.unpack_from(tail, at)

@@ -71,6 +71,17 @@ def open_audio(value: Any) -> AudioSource:
     return source
 
 
+def mean_of_channels(data: np.ndarray) -> np.ndarray:
+    """Make a sound mono: float32 [frames, channels] → float32 [frames]. One channel is itself, not a copy."""
+    if data.shape[1] == 1:
+        return data[:, 0]
+    mean = data[:, 0] + data[:, 1]
+    for channel in range(2, data.shape[1]):
+        mean += data[:, channel]
+    mean *= np.float32(1 / data.shape[1])
+    return mean
+
+
 def _open(media: MediaFile) -> AudioSource:
     kind = sniff(media.head)
     if kind in _NEVER:
