@@ -284,6 +284,27 @@ class TestOneCallForEachStream:
         both = mix({"a": CountingDataset(10, width=2), "b": CountingDataset(10, width=3)})
         assert [row["x"].shape for row in both.fetch(np.array([12, 3]))] == [(3,), (2,)]
 
+    def test_a_third_stream_of_other_columns_makes_samples_of_all(self):
+        widths = {"a": 2, "b": 2, "c": 3}
+        three = mix({name: CountingDataset(10, width=width) for name, width in widths.items()})
+        rows = three.fetch(np.array([12, 25, 3, 10]))
+        assert [(int(row["id"]), row["x"].shape, row["x"][0]) for row in rows] == [
+            (2, (2,), 2.0),
+            (5, (3,), 5.0),
+            (3, (2,), 3.0),
+            (0, (2,), 0.0),
+        ]
+
+    @pytest.mark.parametrize("arrays", [True, False])
+    def test_a_stream_that_gives_too_few_rows_is_refused_by_name(self, arrays):
+        class Short(CountingDataset):
+            def fetch(self, ids):
+                return super().fetch(ids[:1])
+
+        both = mix({"whole": CountingDataset(10, arrays=arrays), "short": Short(10, arrays=arrays)})
+        with pytest.raises(ConfigError, match=r"'short' gave \[1\] rows for 2 ids"):
+            both.fetch(np.array([1, 12, 13]))
+
     def test_hints_reach_the_streams_they_are_for_with_their_passes(self):
         remote = subjects.Remote(20)
         both = mix({"near": CountingDataset(300, arrays=False), "far": remote}, {"near": 1, "far": 1}, stop="all")

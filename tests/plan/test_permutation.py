@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import PlanError, permute
-from penstock.plan.permutation import MAX_RANGE, SMALL_RANGE
+from penstock.plan.permutation import MAX_RANGE, SMALL_RANGE, permute_each
 from penstock.seeds import key
 
 EDGES = sorted({base**k + d for base in (2, 4) for k in range(1, 23) for d in (-1, 0, 1) if base**k <= 2**22} - {0, 1})
@@ -129,3 +129,20 @@ class TestLooksRandom:
         counts = np.bincount(ids * 64 // 10**9, minlength=64)
         chi_square = ((counts - 1024) ** 2 / 1024).sum()
         assert abs(chi_square - 63) < 4 * (2 * 63) ** 0.5
+
+
+@given(ranges=st.lists(st.integers(1, MAX_RANGE) | st.integers(257, 400), max_size=9), data=st.data())
+@settings(deadline=None)
+def test_several_bijections_in_one_call_are_the_same_ones(ranges, data):
+    keys = [key(0, "each", j) for j in range(len(ranges))]
+    taken = [data.draw(st.lists(st.integers(0, n - 1), max_size=5)) for n in ranges]
+    positions = np.array([place for places in taken for place in places], np.int64)
+    alone = [permute(np.array(places, np.int64), n, of) for places, n, of in zip(taken, ranges, keys, strict=True)]
+    together = permute_each(positions, list(map(len, taken)), ranges, keys)
+    assert together.tolist() == [id_ for ids in alone for id_ in ids.tolist()]
+
+
+@pytest.mark.parametrize("outside", [-1, 1000])
+def test_a_position_outside_its_own_range_is_refused(outside):
+    with pytest.raises(PlanError, match="outside"):
+        permute_each(np.array([outside, 5]), [1, 1], [1000, 2000], [key(0), key(1)])

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from penstock.datasets.answers import as_samples, is_table, own_transforms
+from penstock.datasets.answers import as_samples, own_transforms
+from penstock.datasets.gathered import Gathered
 from penstock.datasets.leased import Leased, lease_of
-from penstock.datasets.streams import Streams, merged
+from penstock.datasets.streams import Streams
 from penstock.errors import ConfigError
 from penstock.plan.mixture import Batches, Mixture, Part, Stop
 from penstock.plan.order import Order
@@ -191,28 +192,17 @@ class Mix:
             was filtered or failed; with a mark of their stream where streams have transforms of their own.
         """
         passes = np.zeros(len(ids), np.int64) if epochs is None else epochs
-        parts = [
-            (stream, where, own, self._streams.fetch(stream, own, passes[where]))
-            for stream, where, own in self._streams.parted(ids)
-        ]
-        tables = [rows for *_, rows in parts if is_table(rows)]
-        if len(tables) == len(parts) and not self._transforms:
-            whole = merged(tables, [where for _, where, *_ in parts], self._buffers)
-            if whole is not None:
-                return whole
-        leases = [lease for *_, rows in parts if (lease := lease_of(rows)) is not None]
-        samples: list[Any] = [None] * len(ids)
-        for stream, where, own, rows in parts:
-            each: Any = as_samples(rows, len(own)) if isinstance(rows, dict) else rows
-            if len(each) != len(own):
-                raise ConfigError(
-                    f"the stream {self._streams.names[stream]!r} gave {len(each)} rows for {len(own)} ids"
-                )
+        parts = self._streams.parted(ids)
+        gathered = Gathered(len(ids), None if self._transforms else self._buffers)
+        for stream, where, own in parts:
+            rows = self._streams.fetch(stream, own, passes[where])
+            self._check_count(stream, rows, len(own))
             if self._transforms:
-                each = map(partial(_marked, stream), passes[where].tolist(), own.tolist(), each)
-            for place, row in zip(where.tolist(), each, strict=True):
-                samples[place] = row
-        return Leased.of(samples, leases) if leases else samples
+                rows = _marked(stream, passes[where], own, rows)
+            elif len(parts) == 1:
+                return rows
+            gathered.add(rows, where)
+        return gathered.rows()
 
     def keyed_transforms(self, seed: int) -> tuple[Callable[..., Any], ...]:
         """Give what runs the streams' own transforms, with the randomness of a seed and the stream's name."""
@@ -229,6 +219,12 @@ class Mix:
         """Close the streams that can be closed."""
         for close in self._streams.attributes("close"):
             close()
+
+    def _check_count(self, stream: int, rows: list[Any] | dict[str, Any], count: int) -> None:
+        """Raise ConfigError unless a stream gave a row for each id."""
+        heights = {len(values) for values in rows.values()} if isinstance(rows, dict) else {len(rows)}
+        if heights != {count}:
+            raise ConfigError(f"the stream {self._streams.names[stream]!r} gave {sorted(heights)} rows for {count} ids")
 
     def _collate(self, samples: list[Any]) -> Any:
         """Stack samples as the streams do, if all of them do it in one way, else by the fields that are there."""
@@ -252,9 +248,15 @@ class Picked(NamedTuple):
     sample: Any
 
 
-def _marked(stream: int, epoch: int, id_: int, row: Any) -> Any:
-    """Mark a sample with its stream, unless it was left out or failed."""
-    return row if row is None or isinstance(row, Exception) else Picked(stream, epoch, id_, row)
+def _marked(stream: int, passes: np.ndarray, ids: np.ndarray, rows: list[Any] | dict[str, Any]) -> list[Any]:
+    """Mark samples with their stream, but for what was left out or failed."""
+    marked = [
+        row if row is None or isinstance(row, Exception) else Picked(stream, epoch, id_, row)
+        for epoch, id_, row in zip(
+            passes.tolist(), ids.tolist(), as_samples(rows, len(ids)) if isinstance(rows, dict) else rows, strict=True
+        )
+    ]
+    return marked if (lease := lease_of(rows)) is None else Leased.of(marked, lease)
 
 
 class _OwnTransforms:

@@ -5,7 +5,7 @@ id = where the stream's ids begin + the stream's own id
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 from penstock.errors import ConfigError
 from penstock.formats.files import digest
 from penstock.transforms.chain import takes
-from penstock.transforms.reused_buffers import ReusedBuffers
 
 
 class Streams:
@@ -59,17 +58,19 @@ class Streams:
         """Give the number of the stream that an id belongs to."""
         return int(self._ends.searchsorted(id_, side="right"))
 
-    def parted(self, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield, for each stream that occurs: its number, where its ids stand, and those as its own; int64 [m] each."""
+    def parted(self, ids: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """List, for each stream that occurs: its number, where its ids stand, and those as its own; int64 [m] each."""
         streams = self._ends.searchsorted(ids, side="right")
-        by_stream = streams.argsort(kind="stable")
+        # Of 16 bits they are sorted by their digits, several times as quickly.
+        by_stream = (streams.astype(np.uint16) if len(self.names) < 2**16 else streams).argsort(kind="stable")
         own = (ids - self._starts[streams])[by_stream]
-        start = 0
+        parts, start = [], 0
         for stream, count in enumerate(np.bincount(streams).tolist()):
             if count:
                 stop = start + count
-                yield stream, by_stream[start:stop], own[start:stop]
+                parts.append((stream, by_stream[start:stop], own[start:stop]))
                 start = stop
+        return parts
 
     def fetch(self, stream: int, ids: np.ndarray, epochs: np.ndarray) -> list[Any] | dict[str, Any]:
         """Give the samples of one stream's own ids, int64 [m]."""
@@ -114,31 +115,6 @@ class Streams:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._fetchers = [_fetcher(dataset) for dataset in self.datasets]
-
-
-def merged(
-    tables: Sequence[dict[str, np.ndarray]], places: Sequence[np.ndarray], buffers: ReusedBuffers
-) -> dict[str, np.ndarray] | None:
-    """Put the rows of several tables where they belong in one; None: they have not the same columns.
-
-    Args:
-        tables: name → array [m, …].
-        places: int64 [m] for each table; all of them together are 0 … n - 1.
-        buffers: where memory for the one is taken from.
-    """
-    first = tables[0]
-    if len(tables) == 1:
-        # All rows of one stream stand in their order already.
-        return first
-    kinds = [{name: (rows.dtype, rows.shape[1:]) for name, rows in table.items()} for table in tables]
-    if any(kind != kinds[0] for kind in kinds):
-        return None
-    count = sum(map(len, places))
-    whole = {name: buffers.take((count, *rows.shape[1:]), rows.dtype) for name, rows in first.items()}
-    for table, where in zip(tables, places, strict=True):
-        for name, rows in table.items():
-            whole[name][where] = rows
-    return whole
 
 
 def _fetcher(dataset: Any) -> Callable[[np.ndarray, np.ndarray], Any]:

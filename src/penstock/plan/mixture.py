@@ -21,7 +21,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from penstock.errors import ConfigError, PlanError
-from penstock.plan.order import Order
+from penstock.plan.order import GlobalShuffle, Order
+from penstock.plan.permutation import permute_each
 from penstock.plan.quota import MAX_SUM, QuotaTree
 from penstock.plan.ratios import check_weights, split, whole_numbers
 from penstock.seeds import key
@@ -129,14 +130,14 @@ class Mixture:
         if (epoch + 1) * self.num_samples > 2**62:
             raise PlanError(f"epoch {epoch} of {self.num_samples:,} positions each is more than 2**62 positions")
         flat = np.asarray(offsets, np.int64).ravel()
+        if not flat.size:
+            return np.array(offsets, np.int64), np.array(offsets, np.int64)
         streams, ordinals = self._picks(epoch, flat)
         ids, passes = np.empty_like(flat), np.empty_like(flat)
-        by_stream = np.argsort(streams, kind="stable")
-        ends = np.cumsum(np.bincount(streams, minlength=len(self._parts))).tolist()
-        for part, start, end in zip(self._parts, [0, *ends], ends, strict=False):
-            if start < end:
-                chosen = by_stream[start:end]
-                ids[chosen], passes[chosen] = _of_one(part, ordinals[chosen])
+        # Of 16 bits they are sorted by their digits, several times as quickly.
+        by_stream = np.argsort(streams.astype(np.uint16) if len(self._parts) < 2**16 else streams, kind="stable")
+        counts = np.bincount(streams, minlength=len(self._parts))
+        ids[by_stream], passes[by_stream] = self._of_each(counts, ordinals[by_stream])
         shape = np.shape(offsets)
         return ids.reshape(shape), passes.reshape(shape)
 
@@ -184,7 +185,25 @@ class Mixture:
         streams, ordinals = (found.reshape(within.shape) for found in self._tree.pick(within.ravel()))
         whole = firsts % size + STIRRED <= size
         streams, ordinals = _stirred(streams, ordinals, _turns(firsts, whole, key(self._seed, "stir", epoch)))
-        return streams[rows, slots], ordinals[rows, slots]
+        cells = rows * STIRRED + slots
+        return streams.ravel()[cells], ordinals.ravel()[cells]
+
+    def _of_each(self, counts: np.ndarray, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give the ids and passes of the n-th samples of streams, both int64 [B], so many of each in turn."""
+        taken = np.flatnonzero(counts)
+        parts, counts = [self._parts[stream] for stream in taken.tolist()], counts[taken]
+        starts = np.cumsum(counts) - counts
+        passes, places = np.divmod(ordinals, np.repeat([part.order.num_samples for part in parts], counts))
+        first, last = np.minimum.reduceat(passes, starts), np.maximum.reduceat(passes, starts)
+        orders = [part.order for part in parts if isinstance(part.order, GlobalShuffle)]
+        if len(orders) == len(parts) and (first == last).all():
+            keys = [order.key(number) for order, number in zip(orders, first.tolist(), strict=True)]
+            own = permute_each(places, counts.tolist(), [order.num_samples for order in orders], keys)
+            return own + np.repeat([part.first_id for part in parts], counts), passes
+        for part, start, count in zip(parts, starts.tolist(), counts.tolist(), strict=True):
+            mine = slice(start, start + count)
+            places[mine] = _of_one(part, passes[mine], places[mine])
+        return places, passes
 
     def _end(self, stop: Stop) -> int:
         """Count the positions of an epoch."""
@@ -205,17 +224,13 @@ class Mixture:
         return end * unit
 
 
-def _of_one(part: Part, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the ids and passes of the n-th samples of a stream, both int64 [n]."""
-    passes, places = np.divmod(ordinals, part.order.num_samples)
-    first, last = int(passes.min()), int(passes.max())
-    if first == last:
-        return part.first_id + part.order.ids(first, places), passes
-    ids = np.empty_like(ordinals)
+def _of_one(part: Part, passes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Give the ids of what stands at places of passes of one stream, int64 [n]."""
+    ids = np.empty_like(places)
     for number in np.unique(passes).tolist():
         chosen = passes == number
         ids[chosen] = part.order.ids(number, places[chosen])
-    return part.first_id + ids, passes
+    return part.first_id + ids
 
 
 def _stirrings(offsets: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -68,7 +68,11 @@ class GlobalShuffle:
 
     def ids(self, epoch: int, offsets: np.ndarray) -> np.ndarray:
         """Give the samples at offsets."""
-        return permute(offsets, self.num_samples, key(self.seed, "order", epoch))
+        return permute(offsets, self.num_samples, self.key(epoch))
+
+    def key(self, epoch: int) -> np.ndarray:
+        """Give the key of an epoch's permutation, uint64 [4]."""
+        return key(self.seed, "order", epoch)
 
 
 class WindowShuffle:

@@ -7,7 +7,10 @@ changes its output is a breaking change with a new name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from math import isqrt
+from typing import Any
 
 import numpy as np
 
@@ -57,8 +60,8 @@ def permute(i: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
         return positions.copy()
     if int(positions.min()) < 0 or int(positions.max()) >= n:
         raise PlanError(f"positions run from {positions.min()} to {positions.max()}, outside [0, {n})")
-    width = isqrt(n - 1) + 1
-    height = -(-n // width)
+    width = np.uint64(isqrt(n - 1) + 1)
+    height = np.uint64(-(-n // (isqrt(n - 1) + 1)))
     rounds = _round_keys(key, SMALL_ROUNDS if n < SMALL_RANGE else ROUNDS)
     values = _network(positions.ravel().view(np.uint64), width, height, rounds)
     # The rectangle is at most `width` larger than n, so a walk of more than one step is rare.
@@ -69,15 +72,67 @@ def permute(i: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
     return values.view(np.int64).reshape(positions.shape)
 
 
+def permute_each(
+    positions: np.ndarray, counts: Sequence[int], ranges: Sequence[int], keys: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Map positions through several bijections in one call, as `permute` does through each.
+
+    Args:
+        positions: int64 [B]: first those of the first bijection, then those of the second, and so on.
+        counts: how many of them are each one's.
+        ranges: n of each.
+        keys: uint64 [4] of each.
+
+    Returns:
+        int64 [B].
+
+    Raises:
+        PlanError: as `permute` does.
+
+    Cost: about 40 ns an id, where a call of its own for a few ids costs 50 µs.
+
+    >>> from penstock.seeds import key
+    >>> both = permute_each(np.arange(8), [3, 5], [1000, 2000], [key(0, "a"), key(0, "b")])
+    >>> both[3:].tolist() == permute(np.arange(3, 8), 2000, key(0, "b")).tolist()
+    True
+    """
+    ends = list(accumulate(counts))
+    if len(counts) < 2 or min(ranges) < SMALL_RANGE or max(ranges) > MAX_RANGE:
+        parts = np.split(positions, ends[:-1])
+        mapped = [permute(part, n, key) for part, n, key in zip(parts, ranges, keys, strict=True)]
+        return np.concatenate([positions[:0], *mapped])
+    if positions.size == 0:
+        return positions.copy()
+    limits = np.repeat(np.array(ranges, np.uint64), counts)
+    values = positions.view(np.uint64)
+    if (values >= limits).any():
+        raise PlanError(f"positions run from {positions.min()} to {positions.max()}, some outside their ranges")
+    widths = [isqrt(n - 1) + 1 for n in ranges]
+    sides = np.array([widths, [-(-n // width) for n, width in zip(ranges, widths, strict=True)]], np.uint64)
+    rounds = np.array([_round_keys(key, ROUNDS) for key in keys]).T  # uint64 [ROUNDS, bijections]
+    width, height = np.repeat(sides, counts, axis=1)
+    values = _network(values, width, height, np.repeat(rounds, counts, axis=1))
+    outside = np.flatnonzero(values >= limits)
+    while outside.size:
+        which = np.searchsorted(ends, outside, side="right")
+        width, height = sides[:, which]
+        values[outside] = _network(values[outside], width, height, rounds[:, which])
+        outside = outside[values[outside] >= limits[outside]]
+    return values.view(np.int64)
+
+
 def _round_keys(key: np.ndarray, count: int) -> list[np.uint64]:
     """Spread a 256-bit key over the rounds."""
     words = [int(word) for word in key]
     return [np.uint64((words[j % 4] + (j // 4) * _GOLDEN) & 0xFFFFFFFFFFFFFFFF) for j in range(count)]
 
 
-def _network(values: np.ndarray, width: int, height: int, rounds: list[np.uint64]) -> np.ndarray:
-    """Run all rounds on uint64 [B] below width × height: each adds a hash of one side to the other, modulo its size."""
-    sizes = (np.uint64(width), np.uint64(height))
+def _network(values: np.ndarray, width: Any, height: Any, rounds: Any) -> np.ndarray:
+    """Run all rounds on uint64 [B] below width × height: each adds a hash of one side to the other, modulo its size.
+
+    Width, height and each round's key are uint64: one for all values, or [B].
+    """
+    sizes = (width, height)
     upper, lower = np.divmod(values, sizes[0])
     sides = [lower, upper]
     mixed, shifted = np.empty_like(values), np.empty_like(values)
