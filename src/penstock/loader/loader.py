@@ -240,7 +240,7 @@ class StreamingDataLoader(Running):
 
     def __repr__(self) -> str:
         # Nothing that would detect the world, or count: a loader may be printed before its process group is there.
-        return f"StreamingDataLoader({self._assignment.description})"
+        return f"{type(self).__name__}({self._assignment.description})"
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch; does nothing if the cursor is in that epoch already.
