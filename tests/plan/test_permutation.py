@@ -131,7 +131,7 @@ class TestLooksRandom:
         assert abs(chi_square - 63) < 4 * (2 * 63) ** 0.5
 
 
-@given(ranges=st.lists(st.integers(1, MAX_RANGE) | st.integers(257, 400), max_size=9), data=st.data())
+@given(ranges=st.lists(st.integers(1, MAX_RANGE) | st.integers(257, 400), min_size=1, max_size=9), data=st.data())
 @settings(deadline=None)
 def test_several_bijections_in_one_call_are_the_same_ones(ranges, data):
     keys = [key(0, "each", j) for j in range(len(ranges))]
