@@ -1,95 +1,140 @@
-"""Threads with cheap work take turns; those that wait or compute do not, and one that is stuck holds up nobody."""
+"""Cheap work is done by one thread while others sleep, other work by all; who is stuck is helped."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
-from penstock.loader.turns import FIRST_TRY_AFTER, TRY_AFTER, Turns
+from penstock.loader.turns import FIRST_TRY_AFTER, PATIENCE_S, TRY_AFTER, Turns
+
+Work = Callable[[], object]
 
 
 class Clocks:
     """Time as it passes for whoever works."""
 
-    def __init__(self, patience_s: float = 0.01) -> None:
+    def __init__(self) -> None:
         self.now = self.worked = 0.0
-        self.turns = Turns(lambda: self.now, lambda: self.worked, patience_s)
+        self.turns: Turns[Work] = Turns(lambda: self.now, lambda: self.worked)
 
     def part(self, *, cost_s: float = 0.0, wait_s: float = 0.0) -> bool:
-        """Work on 16 samples; tell whether in turn."""
+        """Work on 16 samples; tell whether one works alone after that."""
         start = self.turns.begin()
         self.worked += cost_s
         self.now += cost_s + wait_s
         self.turns.end(start, 16)
-        return start[0]
+        return self.turns.alone
 
     def parts(self, count: int, *, cost_s: float = 0.0, wait_s: float = 0.0) -> int:
-        """Work on so many parts; give how many were in turn."""
+        """Work on so many parts; give after how many of them one worked alone."""
         return sum(self.part(cost_s=cost_s, wait_s=wait_s) for _ in range(count))
 
 
-def test_cheap_work_is_done_in_turns_from_the_first_parts_on() -> None:
-    clocks = Clocks()
-    assert clocks.parts(FIRST_TRY_AFTER, cost_s=0.0003) == 0
+class Crew:
+    """Four threads that do what is put."""
+
+    def __init__(self, turns: Turns[Work]) -> None:
+        self.turns = turns
+        self.threads = [threading.Thread(target=self.work, daemon=True) for _ in range(4)]
+        for thread in self.threads:
+            thread.start()
+
+    def work(self) -> None:
+        for task in self.turns.tasks():
+            task()
+
+    def end(self) -> None:
+        for _ in self.threads:
+            self.turns.end_thread()
+        for thread in self.threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def clocks():
+    return Clocks()
+
+
+@pytest.fixture
+def crew(clocks):
+    crew = Crew(clocks.turns)
+    yield crew
+    crew.end()
+
+
+def test_cheap_work_is_done_by_one_from_the_first_parts_on(clocks) -> None:
+    assert clocks.parts(FIRST_TRY_AFTER - 1, cost_s=0.0003) == 0
     assert clocks.parts(50, cost_s=0.0003) == 50
 
 
-def test_expensive_work_is_never_done_in_turns() -> None:
-    assert Clocks().parts(3 * FIRST_TRY_AFTER, cost_s=0.003) == 0
+def test_expensive_work_is_never_done_by_one(clocks) -> None:
+    assert clocks.parts(3 * FIRST_TRY_AFTER, cost_s=0.003) == 0
 
 
 @pytest.mark.parametrize("dear", [{"cost_s": 0.003}, {"wait_s": 0.003}], ids=["computes", "waits"])
-def test_work_that_becomes_expensive_or_waits_goes_side_by_side_after_one_part(dear: dict[str, float]) -> None:
-    clocks = Clocks()
+def test_work_that_becomes_expensive_or_waits_is_done_side_by_side_after_one_part(clocks, dear) -> None:
     clocks.parts(FIRST_TRY_AFTER)
-    assert clocks.parts(10, **dear) == 1
+    assert clocks.parts(10, **dear) == 0
 
 
-def test_turns_are_tried_again_later() -> None:
-    clocks = Clocks()
+def test_one_thread_is_tried_again_later(clocks) -> None:
     clocks.parts(FIRST_TRY_AFTER)
-    assert clocks.part(cost_s=0.003)
-    assert clocks.parts(TRY_AFTER) == 0
+    assert not clocks.part(cost_s=0.003)
+    assert clocks.parts(TRY_AFTER - 1) == 0
     assert clocks.part()
 
 
-def test_in_turns_no_two_work_at_a_time() -> None:
-    clocks, busy, most = Clocks(patience_s=60), 0, 0
+def test_all_that_is_put_is_done_once_however_often_the_way_changes(clocks, crew) -> None:
+    done: list[int] = []
+    for number in range(2000):
+        clocks.turns.put(lambda number=number: done.append(number))
+        if number % 50 == 0:
+            clocks.part(cost_s=0.003)
+        elif number % 3 == 0:
+            clocks.parts(FIRST_TRY_AFTER)
+    deadline = time.monotonic() + 10
+    while len(done) < 2000 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert sorted(done) == list(range(2000))
+
+
+def test_alone_one_thread_works_at_a_time_and_in_order(clocks, crew) -> None:
     clocks.parts(FIRST_TRY_AFTER)
+    done: list[int] = []
+    busy, most, over = 0, 0, threading.Event()
 
-    def work() -> None:
+    def work(number: int) -> None:
         nonlocal busy, most
-        for _ in range(20):
-            start = clocks.turns.begin()
-            busy += 1
-            most = max(most, busy)
-            time.sleep(0)
-            busy -= 1
-            clocks.turns.end(start, 16)
+        busy += 1
+        most = max(most, busy)
+        time.sleep(0)
+        done.append(number)
+        busy -= 1
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for number in range(200):
+        clocks.turns.put(lambda number=number: work(number))
+    clocks.turns.put(over.set)
+    assert over.wait(10)
+    assert done == list(range(200))
     assert most == 1
 
 
-def test_who_is_stuck_in_his_turn_keeps_nobody_from_working() -> None:
-    clocks, begun, let_go = Clocks(), threading.Event(), threading.Event()
+@pytest.mark.parametrize("helped_by", ["the next task", "who waits"])
+def test_who_is_stuck_keeps_nobody_from_working(clocks, crew, helped_by) -> None:
     clocks.parts(FIRST_TRY_AFTER)
-
-    def get_stuck() -> None:
-        start = clocks.turns.begin()
-        begun.set()
-        let_go.wait()
-        clocks.turns.end(start, 16)
-
-    stuck = threading.Thread(target=get_stuck)
-    stuck.start()
-    begun.wait()
-    assert clocks.parts(5) == 0
+    begun, let_go, done = threading.Event(), threading.Event(), threading.Event()
+    clocks.turns.put(lambda: (begun.set(), let_go.wait(10)))
+    assert begun.wait(10)
+    clocks.turns.put(done.set)
+    assert not done.wait(0.05)
+    if helped_by == "who waits":
+        clocks.turns.hurry()
+    else:
+        clocks.now += 2 * PATIENCE_S
+        clocks.turns.put(lambda: None)
+    assert done.wait(10)
     let_go.set()
-    stuck.join()

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from penstock.loader.recipe import each_epoch
-from penstock.loader.turns import Turns
 from penstock.plan.plan import Cursor, Share
 from penstock.transforms.chain import takes
 
@@ -75,12 +74,10 @@ class HintThread:
 
     Args:
         hints: takes them.
-        turns: of the threads of the same lane.
     """
 
-    def __init__(self, hints: Hints, turns: Turns | None = None) -> None:
+    def __init__(self, hints: Hints) -> None:
         self._hints = hints
-        self._turns = turns or Turns()
         self._queue: SimpleQueue[Share | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="penstock-hints", daemon=True)
         self._thread.start()
@@ -110,11 +107,7 @@ class HintThread:
     def _work(self) -> None:
         while (share := self._queue.get()) is not None:
             more = self._taken()
-            start = self._turns.begin()
-            try:
-                self._hints([share, *(other for other in more if other is not None)])
-            finally:
-                self._turns.pass_on(start)
+            self._hints([share, *(other for other in more if other is not None)])
             if None in more:
                 return
 

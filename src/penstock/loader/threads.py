@@ -11,13 +11,12 @@ import threading
 import time
 import warnings
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 
 from penstock.errors import LoaderClosed, LoaderTimeout
 from penstock.loader.hints import Hints, HintThread
 from penstock.loader.recipe import Made, Part, Recipe
 from penstock.loader.tickets import CLOSED_MEANWHILE, Ticket
-from penstock.loader.turns import Turns
+from penstock.loader.turns import PATIENCE_S, Turns
 from penstock.plan.plan import Share
 
 PART_SIZE = 16
@@ -45,10 +44,9 @@ class ThreadLane:
     def __init__(self, recipe: Recipe, num_workers: int) -> None:
         self._recipe = recipe
         self._jobs: dict[int, _Job] = {}
-        self._queue: SimpleQueue[tuple[_Job, int] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._splits = True
-        self._turns = Turns()
+        self._turns: Turns[tuple[_Job, int]] = Turns()
         self._hinting: HintThread | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"penstock-{j}", daemon=True) for j in range(num_workers)
@@ -59,7 +57,7 @@ class ThreadLane:
     def tell(self, share: Share) -> None:
         """Pass a hint on to the dataset, in a thread that there is for it from the first hint on."""
         if self._hinting is None:
-            self._hinting = HintThread(Hints(self._recipe.dataset), self._turns)
+            self._hinting = HintThread(Hints(self._recipe.dataset))
         self._hinting.tell(share)
 
     def submit(self, ticket: Ticket) -> None:
@@ -71,12 +69,12 @@ class ThreadLane:
         parts = -(-count // size)
         job = self._jobs[ticket.number] = _Job(ticket=ticket, parts=[None] * parts, size=size, missing=parts)
         for part in range(parts):
-            self._queue.put((job, part))
+            self._turns.put((job, part))
 
     def result(self, ticket: Ticket, timeout: float) -> Made:
         """Wait for a ticket."""
         job = self._jobs.get(ticket.number)
-        if job is not None and not job.done.wait(timeout):
+        if job is not None and not self._is_done(job, timeout):
             raise LoaderTimeout(self._lateness(job, timeout))
         if job is None or job.dropped:
             raise LoaderClosed(CLOSED_MEANWHILE)
@@ -86,6 +84,15 @@ class ThreadLane:
         made, job.made = job.made, None
         assert made is not None
         return made
+
+    def _is_done(self, job: _Job, timeout: float) -> bool:
+        """Wait for a job; tell whether it was done in time."""
+        if self._turns.alone and timeout > PATIENCE_S:
+            if job.done.wait(PATIENCE_S):
+                return True
+            self._turns.hurry()
+            timeout -= PATIENCE_S
+        return job.done.wait(timeout)
 
     def discard(self) -> None:
         """Forget all tickets; parts that have not begun never will."""
@@ -100,7 +107,7 @@ class ThreadLane:
         """Ask the threads to end; after a moment, leave those that are stuck behind."""
         self.discard()
         for _ in self._threads:
-            self._queue.put(None)
+            self._turns.end_thread()
         if self._hinting is not None:
             self._threads.append(self._hinting.end())
         deadline = time.monotonic() + CLOSE_WITHIN_S
@@ -128,12 +135,11 @@ class ThreadLane:
 
     def _work(self) -> None:
         """Take parts from the queue until told to end."""
-        while (task := self._queue.get()) is not None:
-            job, part = task
+        for job, part in self._turns.tasks():
             if not job.dropped:
                 self._make(job, part)
             # A waiting thread must not keep a batch, and with it its buffers, alive.
-            del task, job
+            del job
 
     def _make(self, job: _Job, part: int) -> None:
         """Make one part, and the batch if it was the last one missing."""

@@ -1,15 +1,20 @@
-"""Whether the threads of a lane work side by side or take turns.
+"""The queue of a lane's threads: they work side by side, or one works and the others sleep.
 
 Work that lets go of the interpreter, decoding or waiting, gains from threads. Work of a few microseconds a
 sample, opening a file that is in memory, say, only makes threads wait for the interpreter at every system
 call, and takes two to four times as long as one after the other. Which it is shows in what it costs.
+
+    put ──▶ tasks ──take──▶ any thread, or while turns are taken the one that leads, until nothing is left
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 CHEAP_S = 25e-6
 """Processor time of a sample, alone, below which threads are not worth having: 40,000 samples a second."""
@@ -20,61 +25,95 @@ WAITS = 6
 PATIENCE_S = 0.01
 TRY_AFTER = 64
 FIRST_TRY_AFTER = 8
-"""Parts that are worked on side by side before turns are tried again."""
+"""Tasks that are worked on side by side before it is tried again with one thread."""
 
-Start = tuple[bool, float, float]
+Start = tuple[float, float]
+T = TypeVar("T")
 
 
-class Turns:
-    """The turns of some threads; each calls `begin` and `end` around a part of its work.
+class Turns(Generic[T]):
+    """Tasks for some threads, each of which iterates over `tasks()` and tells what each took.
 
     Args:
         clock: seconds that pass.
         own_clock: seconds that the calling thread was at work.
-        patience_s: how long to wait while no turn ends.
     """
 
     def __init__(
-        self,
-        clock: Callable[[], float] = time.perf_counter,
-        own_clock: Callable[[], float] = time.thread_time,
-        patience_s: float = PATIENCE_S,
+        self, clock: Callable[[], float] = time.perf_counter, own_clock: Callable[[], float] = time.thread_time
     ) -> None:
-        self._clock, self._own_clock, self._patience_s = clock, own_clock, patience_s
+        self._clock, self._own_clock = clock, own_clock
         self._lock = threading.Lock()
-        self._in_turn = False
+        self._tasks: deque[T] = deque()
+        self._wakes: SimpleQueue[bool] = SimpleQueue()
         self._left = FIRST_TRY_AFTER
-        self._passed = 0
-        """How often a turn ended."""
+        self._alone = False
+        self._leader: int | None = None
+        self._begun_s = 0.0
+        """When the leader began its task."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether one thread works while the others sleep."""
+        return self._alone
+
+    def put(self, task: T) -> None:
+        """Queue a task."""
+        with self._lock:
+            self._tasks.append(task)
+            if self._alone and self._leader is not None:
+                if self._clock() - self._begun_s < PATIENCE_S:
+                    # It comes to this task without being told, and nobody else need wake up.
+                    return
+                self._let_all()
+        self._wakes.put(True)
+
+    def tasks(self) -> Iterator[T]:
+        """Give a thread its tasks, until `end_thread`."""
+        while self._wakes.get():
+            while (task := self._take()) is not None:
+                yield task
+                # A waiting thread must not keep a task, and what came of it, alive.
+                del task
+
+    def _take(self) -> T | None:
+        me = threading.get_ident()
+        with self._lock:
+            if self._alone and self._leader not in (None, me):
+                return None
+            self._leader = me if self._alone and self._tasks else None
+            self._begun_s = self._clock()
+            return self._tasks.popleft() if self._tasks else None
 
     def begin(self) -> Start:
-        """Wait for a turn, if turns are taken and passed on: whoever has it may be stuck."""
-        held, passed = False, -1
-        while self._in_turn and not (held := self._lock.acquire(timeout=self._patience_s)):
-            if passed == self._passed:
-                self._let_all()
-            passed = self._passed
-        return held, self._clock(), self._own_clock()
-
-    def pass_on(self, start: Start) -> None:
-        """Pass the turn on, if there was one."""
-        if start[0]:
-            self._passed += 1
-            self._lock.release()
+        """Say that the calling thread begins a task."""
+        return self._clock(), self._own_clock()
 
     def end(self, start: Start, count: int) -> None:
-        """Pass the turn on, and learn from what a part of so many samples took."""
-        held, began_s, cpu_began_s = start
+        """Learn from what a task of so many samples took."""
+        began_s, cpu_began_s = start
         cpu_s = self._own_clock() - cpu_began_s
         cheap_s = CHEAP_S * max(1, count)
-        self.pass_on(start)
-        if held:
-            if cpu_s > 2 * cheap_s or self._clock() - began_s > WAITS * max(cpu_s, cheap_s / 2):
+        with self._lock:
+            if self._alone:
+                if cpu_s > 2 * cheap_s or self._clock() - began_s > WAITS * max(cpu_s, cheap_s / 2):
+                    self._let_all()
+            elif cpu_s < CONTENDED * cheap_s:
+                self._left -= 1
+                if self._left <= 0:
+                    self._alone, self._leader = True, None
+
+    def hurry(self) -> None:
+        """Let all threads work: the one that works may be stuck."""
+        with self._lock:
+            if self._alone:
                 self._let_all()
-        elif not self._in_turn and cpu_s < CONTENDED * cheap_s:
-            self._left -= 1
-            if self._left <= 0:
-                self._in_turn = True
+
+    def end_thread(self) -> None:
+        """Let one thread end, after what is queued."""
+        self._wakes.put(False)
 
     def _let_all(self) -> None:
-        self._in_turn, self._left = False, TRY_AFTER
+        self._alone, self._left, self._leader = False, TRY_AFTER, None
+        for _ in self._tasks:
+            self._wakes.put(True)
