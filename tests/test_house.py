@@ -23,7 +23,7 @@ MODULES = {
     "pillow": "PIL",
 }
 # Extras declared ahead of the code that will use them.
-AHEAD = {"hf", "lightning", "ray", "bigquery"}
+AHEAD = {"hf", "ray", "bigquery"}
 
 # Put together from pieces, so that this file passes its own test.
 MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(?:" + "|".join(("work", "root", "home", "opt", "Users", "mnt")) + r")/\w")

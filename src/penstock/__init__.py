@@ -72,6 +72,7 @@ _HOMES = {
     "loader.text": "create_dataloaders",
     "loader.round_policy": "RoundRecord",
     "loader.rounds": "Round",
+    "train.chunked_audio": "ChunkedQuantizedAudioDataset ChunkedQuantizedAutoregressiveAudio",
     "train.chunked_dataloader": "ChunkedDataLoader",
     "train.chunked_sampler": "ChunkedSampler",
     "train.checkpoints": "load_checkpoint load_training_checkpoint save_best save_training_checkpoint",
@@ -79,6 +80,7 @@ _HOMES = {
     "train.round_config": "RoundSizes resolve_rounds",
     "train.sequence_dataset": "ChunkedSequenceDataset",
     "train.chunked_training": "ChunkedTrainingMixin",
+    "train.lightning": "RoundsCallback RoundsDataModule",
     "train.rollout": "chunked_segment_rollout recommend_chunk_size recommend_dataset_chunk_size",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -1,0 +1,347 @@
+"""Rounds in Lightning: one epoch of the Trainer's is one round, and validation comes after each.
+
+    RoundsDataModule ──loaders──▶ Trainer ◀──hooks── RoundsCallback
+                                     │                    ├── puts validation at the round whose turn it is
+                                     ▼                    ├── round and cycle in bar, log and metrics
+                                 checkpoint ◀────state────┘   exact: after the last batch trained on
+
+Lightning saves the state of training loaders by itself, but loads it only where an epoch was under way, and
+what it saves when a batch fails is one batch too far. The callback's own state is right in both cases, and wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from penstock.errors import ConfigError
+from penstock.train.evaluation_rounds import EvaluationRounds
+from penstock.train.lightning_loaders import (
+    ValidationMode,
+    adapts,
+    check_constant_length,
+    check_in_step,
+    choose_mode,
+    flat,
+    has_rounds,
+    label,
+    put_at_round,
+    training_rounds,
+)
+from penstock.train.lightning_options import (
+    check_options,
+    limits_to_lift,
+    rounds_between_validations,
+    uneven_accumulation,
+)
+from penstock.train.round_bookmark import Bookmark, load_states
+from penstock.train.sequence_dataset import ChunkedSequenceDataset
+
+try:
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+    from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+except ImportError as error:
+    raise ConfigError(
+        "RoundsCallback and RoundsDataModule need lightning: pip install 'penstock[lightning]'"
+    ) from error
+
+
+class RoundsCallback(pl.Callback):  # type: ignore[misc]
+    """Makes each epoch of a Lightning Trainer one round, with validation after it, and resumes exactly.
+
+    For any LightningModule whose training loader has rounds: a `StreamingDataLoader` with `round_batches=`, a
+    `ChunkedDataLoader` with a chunk size, or what `RoundsDataModule` gives, which brings this callback along.
+
+    After each validation every logger is told `round`, the number of the round trained, and `cycle`, the pass over the
+    dataset it began in, in the same row as the validation's metrics. `limit_train_batches` and `limit_val_batches` are
+    lifted, with one warning. All other options of the Trainer work as meant or are refused before training begins; see
+    the guide "rounds with Lightning".
+
+    Args:
+        val_mode: validation loaders that have rounds are put at the round of the number of training rounds completed
+            ("rotate"), or always at the first ("fixed"). None: as the data module says, else "rotate".
+        report: names of one or two metrics that a policy for `round_batches=` is told of after each validation.
+
+    Raises:
+        ConfigError: lightning is not installed, or an argument is not as above; from `Trainer.fit`, an option of the
+            Trainer that cannot work with rounds, a training loader without rounds, or a checkpoint from the middle of
+            a round of another length.
+    """
+
+    def __init__(self, *, val_mode: ValidationMode | None = None, report: Sequence[str] = ()) -> None:
+        self._asked_mode = choose_mode(val_mode)
+        self._report = (report,) if isinstance(report, str) else tuple(report)
+        self._is_on = True
+        self._mode: ValidationMode = "rotate"
+        self._every = 1
+        """Rounds from one validation to the next."""
+        self._bookmark: Bookmark | None = None
+        self._saved: list[dict[str, Any]] | None = None
+        """States that the loaders have not been given yet."""
+        self._number = self._cycle = self._length = 0
+        """The round under way, the cycle it began in, its batches."""
+        self._label = ""
+        self._has_shown = self._has_logged = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where the training loaders stand: after the last batch trained on."""
+        states = self._saved if self._bookmark is None else self._bookmark.states()
+        return {"loaders": states} if states else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's states until the loaders are there."""
+        self._bookmark, self._saved = None, state_dict["loaders"]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot work and lift the limits, before the trainer asks for loaders."""
+        data = trainer.datamodule if isinstance(trainer.datamodule, RoundsDataModule) else None
+        self._is_on = data is None or data.has_rounds
+        if not self._is_on:
+            return
+        self._mode = choose_mode(self._asked_mode, None if data is None else data.val_mode) or "rotate"
+        if stage != "fit":
+            return
+        # Where an earlier fit left off is for its loaders to know, or for a checkpoint.
+        self._bookmark = self._saved = None
+        check_options(trainer)
+        if limits := limits_to_lift(trainer):
+            for name in limits:
+                setattr(trainer, name, 1.0)
+            given = ", ".join(f"{name}={limit}" for name, limit in limits.items())
+            rank_zero_warn(f"{given}: ignored, because rounds go over the whole of both partitions; leave it out")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the loaders where the checkpoint says, and see that they fit the trainer."""
+        if not self._is_on:
+            return
+        loaders = training_rounds(flat(trainer.train_dataloader))
+        if self._saved is not None:
+            load_states(self._saved, loaders)
+            self._saved = None
+        leader, fit_loop = loaders[0], trainer.fit_loop
+        epoch_loop = fit_loop.epoch_loop
+        self._bookmark = Bookmark(loaders, lambda: epoch_loop.batch_progress.total.processed)
+        if not trainer.fast_dev_run:
+            check_constant_length(leader, fit_loop.max_batches, trainer.reload_dataloaders_every_n_epochs)
+            if fit_loop.restarting:
+                check_in_step(leader, epoch_loop.batch_progress.current.processed, fit_loop.max_batches)
+        self._every = rounds_between_validations(trainer, len(leader), adapts=adapts(leader))
+        if note := uneven_accumulation(trainer, len(leader), adapts=adapts(leader)):
+            rank_zero_warn(note)
+        self._begin_round(leader)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin a round."""
+        if self._bookmark is None:
+            return
+        self._bookmark.move_to(training_rounds(flat(trainer.train_dataloader)))
+        leader = self._bookmark.loaders[0]
+        if not trainer.fast_dev_run:
+            check_in_step(leader, 0, trainer.fit_loop.max_batches)
+            check_constant_length(leader, trainer.fit_loop.max_batches, trainer.reload_dataloaders_every_n_epochs)
+        self._begin_round(leader)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the round, once the progress bars have begun theirs."""
+        if self._bookmark is None or self._has_shown:
+            return
+        self._has_shown = True
+        rank_zero_info(self._label)
+        _show(trainer.progress_bar_callback, self._label)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bookmark."""
+        if self._bookmark is not None:
+            self._has_logged = False
+            self._bookmark.mark()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the round, if there was no validation to log it with."""
+        if self._bookmark is not None and not self._has_logged:
+            self._log(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the validation loaders at the round of the training rounds completed."""
+        if not self._is_on:
+            return
+        completed = 0
+        if self._bookmark is not None:
+            completed = self._bookmark.loaders[0].round
+        elif self._saved:
+            completed = self._saved[0].get("round", 0)
+        put_at_round(flat(trainer.val_dataloaders), 0 if self._mode == "fixed" else completed // self._every)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the round beside the validation's metrics."""
+        if self._bookmark is not None and not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._log(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the validation loaders back, and tell a policy what became of the round."""
+        if self._is_on:
+            # The Trainer asks for their length before a validation begins, and the first round is the longest.
+            put_at_round(flat(trainer.val_dataloaders), 0)
+        if not self._report or self._bookmark is None or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        missing = [name for name in self._report if name not in trainer.callback_metrics]
+        if missing:
+            raise ConfigError(
+                f"report={list(self._report)}: the module logs no {missing}, only {sorted(trainer.callback_metrics)}"
+            )
+        # Ranks that have not reduced a metric have values of their own, and must not have policies of their own.
+        metrics = trainer.strategy.broadcast({name: float(trainer.callback_metrics[name]) for name in self._report})
+        for loader in self._bookmark.loaders:
+            if loader.batch_in_round == 0:
+                loader.report(**metrics)
+        self._bookmark.mark()
+
+    def _begin_round(self, leader: Any) -> None:
+        assert self._bookmark is not None
+        self._number, self._cycle, self._length = leader.round, leader.cycle, len(leader)
+        self._label = label(leader)
+        self._has_shown, self._has_logged = False, True
+        self._bookmark.mark()
+
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._has_logged = True
+        if not trainer.barebones:
+            pl_module.log_dict({"round": float(self._number), "cycle": float(self._cycle)}, sync_dist=True)
+
+
+class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
+    """Training and validation loaders that go by rounds if a size is given, and are plain torch DataLoaders if none is.
+
+    Brings a `RoundsCallback` along unless the Trainer has one. Its state is part of the Trainer's checkpoints.
+
+    Args:
+        train: the training set, or a function without arguments that makes it when the Trainer sets up.
+        val: the validation set, or such a function; None: there is none.
+        test: the test set, or such a function; None: there is none. It is always read whole.
+        batch_size: samples per batch of a process.
+        train_chunk_size: batches per process in a round of training. None: a round is the whole training set, if
+            `val_chunk_size` is given.
+        val_chunk_size: batches per process in a round of validation. None: the whole set, if `train_chunk_size` is
+            given.
+        val_mode: with `val_chunk_size`, validate on the next round each time ("rotate") or on the first ("fixed");
+            "full": on all of the set, without a size. None: "rotate" where there is a size, else "full".
+        **options: of the loaders, see `ChunkedDataLoader`: `num_workers`, `collate_fn`, `pin_memory`, ….
+
+    Raises:
+        ConfigError: lightning is not installed, a size is no positive integer, or `val_mode` contradicts the sizes.
+    """
+
+    def __init__(
+        self,
+        train: Any,
+        val: Any = None,
+        test: Any = None,
+        *,
+        batch_size: int = 1,
+        train_chunk_size: int | None = None,
+        val_chunk_size: int | None = None,
+        val_mode: ValidationMode | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        choose_mode(val_mode)
+        if val_mode == "full" and val_chunk_size is not None:
+            raise ConfigError(
+                f"val_mode='full' validates on the whole set, and val_chunk_size={val_chunk_size} on so many batches "
+                "of it: give one of the two"
+            )
+        self.val_mode = val_mode
+        self._given: dict[str, Any] = {"train": train, "val": val, "test": test}
+        self._data = ChunkedSequenceDataset(train_chunk_size, val_chunk_size, batch_size=batch_size, **options)
+        self._loaders: dict[str, Any] = {}
+        self._callback: RoundsCallback | None = None
+        self._saved: list[dict[str, Any]] | None = None
+
+    @property
+    def has_rounds(self) -> bool:
+        """Tell whether there are rounds: either of the sizes is given."""
+        return self._data.use_chunked_training
+
+    def setup(self, stage: str) -> None:
+        """Make the sets that a stage needs, and bring the callback along.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict", as the Trainer says it.
+        """
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
+        for name in needed:
+            if callable(make := self._given[name]):
+                self._given[name] = make()
+            setattr(self._data, f"dataset_{name}", self._given[name])
+        if not self.has_rounds or self.trainer is None:
+            return
+        found = [each for each in self.trainer.callbacks if isinstance(each, RoundsCallback)]
+        self._callback = found[0] if found else self._callback or RoundsCallback()
+        if not found:
+            # Before all others, so that checkpoints that they write after a batch are after ours knows of it.
+            self.trainer.callbacks.insert(0, self._callback)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where the training loader stands."""
+        return {} if self._callback is None else self._callback.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's state until the training loader is asked for."""
+        self._saved = state_dict["loaders"]
+
+    def train_dataloader(self) -> Any:
+        """Give the training loader: with rounds the same at each call, else a new torch DataLoader."""
+        loader = self._loader("train")
+        if self._saved is not None and self.has_rounds:
+            length = len(loader)
+            load_states(self._saved[:1], [loader])
+            self._saved = None
+            if len(loader) != length and self.trainer.reload_dataloaders_every_n_epochs != 1:
+                raise ConfigError(
+                    f"the checkpoint was written in the middle of a round of {len(loader)} batches, and "
+                    f"train_chunk_size={length}: the Trainer takes all rounds to be as long as the first. Resume with "
+                    f"train_chunk_size={len(loader)}, or with Trainer(reload_dataloaders_every_n_epochs=1)"
+                )
+        return loader
+
+    def val_dataloader(self) -> Any:
+        """Give the validation loader: with rounds the same at each call; an empty list if there is no set."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> Any:
+        """Give the test loader, over all of the test set; an empty list if there is none."""
+        return self._loader("test")
+
+    def teardown(self, stage: str) -> None:
+        """End the loaders' workers.
+
+        Args:
+            stage: as the Trainer says it.
+        """
+        for loader in self._loaders.values():
+            loader.close()
+
+    def _loader(self, name: str) -> Any:
+        """Open a partition's loader, once if it has rounds, which have a place to be kept."""
+        if name in self._loaders:
+            return self._loaders[name]
+        if self.trainer is None:
+            self.setup({"train": "fit", "val": "validate"}.get(name, name))
+        loader = getattr(self._data, f"{name}_dataloader")()
+        if name != "train" and has_rounds(loader):
+            loader = EvaluationRounds(loader)
+        if has_rounds(loader) or isinstance(loader, EvaluationRounds):
+            self._loaders[name] = loader
+        return loader
+
+
+def _show(bar: Any, text: str) -> None:
+    """Name the training bar after the round."""
+    if isinstance(bar, TQDMProgressBar):
+        bar.train_progress_bar.set_description(text)
+    elif isinstance(bar, RichProgressBar) and bar.progress is not None and bar.train_progress_bar_id is not None:
+        bar.progress.update(bar.train_progress_bar_id, description=text)

@@ -1,0 +1,175 @@
+"""Which of a Trainer's loaders have rounds, where they stand, and where they are put.
+
+training    one or several with rounds of one length; the first says which round it is
+validation  with rounds: put at the round whose turn it is; without: at the start of the dataset; others: left alone
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from penstock.errors import ConfigError
+from penstock.loader.loader import StreamingDataLoader
+from penstock.train.evaluation_rounds import EvaluationRounds
+from penstock.types import check_choice
+
+ValidationMode = Literal["rotate", "fixed", "full"]
+"""Validate on the next round each time, on the first always, or on all there is."""
+
+
+def choose_mode(*asked: ValidationMode | None) -> ValidationMode | None:
+    """Give the one mode that is asked for.
+
+    Raises:
+        ConfigError: there are two, or it is none of the three.
+    """
+    given = [mode for mode in asked if mode is not None]
+    for mode in given:
+        check_choice("val_mode", mode, ("rotate", "fixed", "full"))
+    if len(set(given)) > 1:
+        raise ConfigError(f"val_mode is {given[0]!r} for the callback and {given[1]!r} for the data module: give one")
+    return given[0] if given else None
+
+
+def flat(loaders: Any) -> list[Any]:
+    """List the loaders in what a Trainer calls its loaders: one, a collection of them in any depth, or None.
+
+    >>> flat({"a": 1, "b": [2, (3, 4)]}), flat(None)
+    ([1, 2, 3, 4], [])
+    """
+    if loaders is None:
+        return []
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if not isinstance(loaders, list | tuple):
+        return [loaders]
+    return [leaf for each in loaders for leaf in flat(each)]
+
+
+def has_rounds(loader: Any) -> bool:
+    """Tell whether a loader goes by rounds of a plan."""
+    if not isinstance(loader, StreamingDataLoader):
+        return False
+    try:
+        return loader.batch_in_round >= 0
+    except ConfigError:
+        return False
+
+
+def adapts(loader: StreamingDataLoader) -> bool:
+    """Tell whether a policy decides how long the rounds of a loader are."""
+    return "history" in loader.state_dict()
+
+
+def training_rounds(loaders: Iterable[Any]) -> list[StreamingDataLoader]:
+    """Give those of a Trainer's training loaders that have rounds.
+
+    Raises:
+        ConfigError: none has, one is there twice, or their rounds differ in length.
+    """
+    found = [loader for loader in loaders if has_rounds(loader)]
+    if not found:
+        raise ConfigError(
+            "RoundsCallback found no training loader with rounds: give StreamingDataLoader round_batches=, "
+            "ChunkedDataLoader a chunk_size, or leave the callback out"
+        )
+    if len({id(loader) for loader in found}) < len(found):
+        raise ConfigError("a training loader is there twice, and it has one cursor: give copy.copy(loader)")
+    if len(lengths := sorted({len(loader) for loader in found})) > 1:
+        raise ConfigError(
+            f"the training loaders have rounds of {lengths} batches, and an epoch ends for all of them at once: give "
+            "them rounds of one length"
+        )
+    return found
+
+
+def check_constant_length(loader: StreamingDataLoader, expected: int, reloads: int) -> None:
+    """Refuse rounds of several lengths where the Trainer asks for the length only once.
+
+    Args:
+        loader: stands in the round that is about to be trained.
+        expected: batches that the Trainer expects in an epoch.
+        reloads: `reload_dataloaders_every_n_epochs`.
+
+    Raises:
+        ConfigError: this round has another length, or a cycle's last one will.
+    """
+    remedy = (
+        "let rounds go on through cycles (remainder='carry', the default), or give "
+        "Trainer(reload_dataloaders_every_n_epochs=1), which asks for the length before each"
+    )
+    if len(loader) != expected:
+        raise ConfigError(
+            f"round {loader.round} has {len(loader)} batches, and the Trainer expects {expected}: {remedy}"
+        )
+    if reloads == 1 or adapts(loader):
+        return
+    # A copy has a cursor of its own, and a loader that is not iterated over reads nothing.
+    last = copy.copy(loader)
+    last.set_round(loader.total_rounds - 1)
+    if len(last) != expected:
+        raise ConfigError(
+            f"rounds have {expected} batches, and the last of each cycle has {len(last)}, which the Trainer is not "
+            f"told of: {remedy}"
+        )
+
+
+def check_in_step(loader: StreamingDataLoader, next_batch: int, num_batches: int) -> None:
+    """Refuse to train where an epoch of the Trainer's and the loader's round would end apart.
+
+    Args:
+        loader: where it stands.
+        next_batch: of the Trainer's epoch; `num_batches` if it is at its end.
+        num_batches: in an epoch of the Trainer's.
+
+    Raises:
+        ConfigError: they stand in different places.
+    """
+    done = loader.batch_in_round
+    if next_batch == done or (next_batch == num_batches and done == 0):
+        return
+    raise ConfigError(
+        f"the Trainer is about to train batch {next_batch} of an epoch of {num_batches}, and the loader stands at "
+        f"batch {done} of round {loader.round}, so rounds and validations would no longer meet. After an interrupted "
+        "fit, resume with fit(ckpt_path=…), or go to a round's start with loader.set_round(…). A checkpoint written in "
+        "the middle of an epoch without rounds, or of rounds of another length, cannot be resumed with these: take one "
+        "written after an epoch's end"
+    )
+
+
+def put_at_round(loaders: Sequence[Any], number: int) -> None:
+    """Put validation loaders where the next validation begins.
+
+    Args:
+        loaders: with rounds: they go to `number`; other loaders of ours go back to the start of their dataset, should
+            they have been left in the middle; all else has no place to be put at.
+        number: the round.
+
+    Raises:
+        ConfigError: a loader with rounds is there twice, so that the second pass would give the round after.
+    """
+    moved = [loader for loader in loaders if has_rounds(loader)]
+    if len({id(loader) for loader in moved}) < len(moved):
+        raise ConfigError(
+            "a validation loader is there twice, and the second time it would give the next round: wrap it, "
+            "loader = EvaluationRounds(loader), or give copy.copy(loader)"
+        )
+    for loader in loaders:
+        if isinstance(loader, EvaluationRounds) or has_rounds(loader):
+            loader.set_round(number)
+        elif isinstance(loader, StreamingDataLoader):
+            state = loader.state_dict()
+            if 0 < state["samples"] < state.get("num_samples", 0):
+                loader.load_state_dict({**state, "samples": 0})
+
+
+def label(loader: StreamingDataLoader) -> str:
+    """Say in words which round a loader stands in: which of how many that begin in which cycle."""
+    if adapts(loader) or loader.batch_size is None:
+        return f"round {loader.round + 1}, cycle {loader.cycle}"
+    state = loader.state_dict()
+    begun = state["samples"] // (loader.batch_size * loader.world.dp_size) - state["batch"]
+    place = max(0, begun) // state["round_batches"]
+    return f"round {place + 1}/{loader.total_rounds}, cycle {loader.cycle}"
