@@ -47,6 +47,7 @@ _HOMES = {
     "transforms.video_presets": "joint_video_audio_pipeline text_to_video_pipeline",
     "prep.blocks": "process_raw_dataset_to_blocks",
     "prep.download": "download_dataset",
+    "prep.export_bq": "ExportConfig ExportReport export_bigquery read_export_config",
     "prep.search": "search_datasets training_support",
     "prep.tokenize": "tokenize",
     "prep.train_tokenizer": "train_tokenizer",

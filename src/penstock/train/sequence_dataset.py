@@ -56,8 +56,8 @@ class ChunkedSequenceDataset:
         dataset_test: Any = None,
         **options: Any,
     ) -> None:
-        self.train_chunk_size = _check_size("train_chunk_size", train_chunk_size)
-        self.val_chunk_size = _check_size("val_chunk_size", val_chunk_size)
+        self.train_chunk_size = check_chunk_size("train_chunk_size", train_chunk_size)
+        self.val_chunk_size = check_chunk_size("val_chunk_size", val_chunk_size)
         self.dataset_train = dataset_train
         self.dataset_val = dataset_val
         self.dataset_test = dataset_test
@@ -153,7 +153,7 @@ class ChunkedSequenceDataset:
         return type(self).__name__
 
 
-def _check_size(name: str, size: Any) -> int | None:
+def check_chunk_size(name: str, size: Any) -> int | None:
     """Return the size of a round in batches, or None if it is not given.
 
     Raises:
