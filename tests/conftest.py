@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from servers.azure import Azure
+    from servers.bigquery_process import BigQuery
     from servers.ftp import Ftp
     from servers.gcs import Gcs
     from servers.http_process import Web
@@ -47,6 +48,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for name, value in hub_environment(started.url, tmp_path / "hf-home").items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def bigquery(tmp_path: Path) -> Iterator[BigQuery]:
+    """A running stand-in for BigQuery of this test's own, without tables: see `servers/bigquery_process.py`."""
+    pytest.importorskip("google.cloud.bigquery")
+    from servers.bigquery_process import BigQuery
+
+    started = BigQuery(tmp_path / "bigquery")
     yield started
     started.kill()
 

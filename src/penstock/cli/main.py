@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from penstock import __version__
-from penstock.cli import blocks, cache, download, index, inspect, plan, search, tokenize, verify
+from penstock.cli import blocks, cache, download, export_bq, index, inspect, plan, search, tokenize, verify
 from penstock.demo.command import demo
 from penstock.errors import PenstockError
 
@@ -37,6 +37,7 @@ app.command()(index.index)
 app.command()(inspect.inspect)
 app.command()(verify.verify)
 app.command()(plan.plan)
+app.command("export-bq")(export_bq.export_bq)
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(cache.app, name="cache")
 tokenizer_app.command("train")(tokenize.train)

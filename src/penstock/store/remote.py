@@ -171,6 +171,12 @@ class RemoteStore:
         if self._place.scheme in (*HTTP, "hf"):
             raise ConfigError(f"{self.url} cannot be written: penstock only reads from {self._place.scheme}://")
 
+    def bucket_region(self) -> str | None:
+        """Ask a server of S3 where the bucket is; None if it does not say, or the store is of another kind."""
+        if self._place.scheme != "s3":
+            return None
+        return run(objects.region_of(self._connection.client, self._bucket()))
+
     def close(self) -> None:
         """Nothing is held but connections, which stores of one root share and which close when idle."""
 
