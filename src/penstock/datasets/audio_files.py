@@ -164,7 +164,7 @@ def _sounds_below(folder: str) -> Iterator[str]:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(f"{below}{entry.name}/")
-                    elif entry.name.rpartition(".")[2].lower() in EXTENSIONS and _is_file(entry):
+                    elif os.path.splitext(entry.name)[1][1:].lower() in EXTENSIONS and _is_file(entry):
                         yield f"{below}{entry.name}"
         except OSError as error:
             raise StoreError(f"{os.path.join(folder, below)} cannot be listed: {error.strerror or error}") from error

@@ -49,15 +49,14 @@ class SoundFileSource:
         self._failure: type[Exception] = soundfile.LibsndfileError
         _check_wav(media)
         last_seek = _last_seek(media)
-        try:
-            self._sound: Any = soundfile.SoundFile(media.handle(), closefd=False)
-        except soundfile.LibsndfileError as error:
-            raise media.bad("not-audio", f"cannot be read as sound: {error.error_string}") from error
+        self._soundfile = soundfile
+        self._sound: Any = self._opened()
         self.sample_rate: int = self._sound.samplerate
         self.channels: int = self._sound.channels
         self.num_frames: int | None = self._sound.frames
-        self._lead_in = _LEAD_IN.get(self._sound.subtype, 0)
-        self._most = last_seek if self._sound.subtype == "VORBIS" else self._sound.frames
+        self._subtype: str = self._sound.subtype
+        self._lead_in = _LEAD_IN.get(self._subtype, 0)
+        self._most = last_seek if self._subtype == "VORBIS" else self._sound.frames
         self._at = 0
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -71,6 +70,7 @@ class SoundFileSource:
         """
         begin = start
         try:
+            self._forget()
             if start != self._at:
                 begin = max(0, min(start, self._most) - self._lead_in)
                 self._sound.seek(begin)
@@ -85,6 +85,25 @@ class SoundFileSource:
                 "truncated", f"ends after {self._at:,} frames, its header says {self.num_frames:,}: it was cut off"
             )
         return data[start - begin :]
+
+    def _forget(self) -> None:
+        """Make what is read next independent of what was read before, to the last bit."""
+        if self._subtype == "MPEG_LAYER_III" and self._at != 0:
+            # The decoder's filter goes on where it was, whatever the seek: sums come in another order.
+            self._sound.close()
+            self._media.file.seek(0)
+            self._sound = self._opened()
+            self._at = 0
+        elif self._subtype == "OPUS" and self._at != 0:
+            # What follows on what was read just now would be decoded with a longer past than what is sought.
+            self._at = -1
+
+    def _opened(self) -> Any:
+        try:
+            return self._soundfile.SoundFile(self._media.handle(), closefd=False)
+        except self._failure as error:
+            reason = str(getattr(error, "error_string", error))
+            raise self._media.bad("not-audio", f"cannot be read as sound: {reason}") from error
 
     def close(self) -> None:
         """Close the decoder and the file."""
