@@ -192,7 +192,7 @@ class RoundPlanned(Planned):
         repeats = max(0, cursor.samples - self._order.num_samples)
         place = Cursor(epoch=cursor.epoch, samples=cursor.samples - repeats)
         state = write_state(place, self._order, self._seed, getattr(self._dataset, "fingerprint", None))
-        state |= {"round": number, "batch": done, "round_batches": self._length or self._wanted}
+        state |= {"round": number, "batch": done, "round_batches": self._wanted}
         if repeats:
             state["repeats"] = repeats
         if self._fixed is None:

@@ -62,6 +62,8 @@ def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucke
     if size == 0:
         raise ConfigError(f"{type(dataset).__name__} is empty: there is nothing to load")
     check_int("window", window, minimum=1)
+    if shuffle == "within":
+        raise ConfigError("shuffle='within' shuffles inside rounds, and there are none: give round_batches= too")
     if hasattr(dataset, "build_mixture"):
         return _build_mixture(dataset, shuffle, seed, window, length_bucket)
     check_choice("shuffle", shuffle, (False, True, None, "global", "window"))
