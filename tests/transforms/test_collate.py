@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from penstock import Collate, ConfigError, StreamingDataLoader
 from penstock.loader.transfer import as_tensors
 from penstock.transforms.collate import stack
+from penstock.transforms.reused_buffers import NamedBuffers
 
 Pair = namedtuple("Pair", "left right")
 
@@ -147,3 +148,23 @@ def test_a_loader_makes_tensors_of_what_it_collates():
         batches = list(loader)
     assert torch.equal(batches[1]["x"], torch.tensor([[0, 1, 2, -1], [0, 1, 2, 3]]))
     assert batches[1]["name"] == ["2", "3"]
+
+
+@pytest.mark.parametrize("workers", [{"num_workers": 0}, {"num_workers": 2, "worker_type": "thread"}])
+def test_a_loader_without_a_collate_stacks_into_memory_that_nobody_holds(workers):
+    rows = [{"x": np.full((100, 100), k), "name": str(k)} for k in range(96)]
+    with StreamingDataLoader(rows, 4, shuffle=True, **workers) as loader:
+        kept = next(iter(loader))["x"]
+        want = kept.clone()
+        addresses = [batch["x"].data_ptr() for _ in range(3) for batch in loader]
+        # The batches after the first, and those of two whole epochs.
+        assert len(addresses) == 23 + 2 * 24
+        assert len(set(addresses)) <= 8
+        assert kept.data_ptr() not in addresses
+        assert torch.equal(kept, want)
+
+
+def test_arrays_of_unequal_types_are_stacked_as_without_memory_to_use_again():
+    samples = [{"x": np.zeros(100_000, np.float32)}, {"x": np.ones(100_000, np.float64)}]
+    batch = stack(samples, NamedBuffers())["x"]
+    assert (batch.dtype, batch[:, 0].tolist()) == (np.float64, [0.0, 1.0])

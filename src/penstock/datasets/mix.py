@@ -25,9 +25,9 @@ from penstock.plan.mixture import Batches, Mixture, Part, Stop
 from penstock.plan.order import Order
 from penstock.plan.ratios import as_written, check_weights
 from penstock.seeds import uniform
-from penstock.transforms.chain import Chain
+from penstock.transforms.chain import Chain, takes
 from penstock.transforms.collate import stack_present
-from penstock.transforms.reused_buffers import ReusedBuffers
+from penstock.transforms.reused_buffers import NamedBuffers, ReusedBuffers
 from penstock.types import check_choice
 
 OrderOf = Callable[[Any, int], Order]
@@ -226,10 +226,11 @@ class Mix:
         if heights != {count}:
             raise ConfigError(f"the stream {self._streams.names[stream]!r} gave {sorted(heights)} rows for {count} ids")
 
-    def _collate(self, samples: list[Any]) -> Any:
+    def _collate(self, samples: list[Any], buffers: NamedBuffers | None = None) -> Any:
         """Stack samples as the streams do, if all of them do it in one way, else by the fields that are there."""
         ways = {type(dataset) for dataset in self._streams.datasets}
-        return self._streams.datasets[0].collate(samples) if len(ways) == 1 else stack_present(samples)
+        collate = self._streams.datasets[0].collate if len(ways) == 1 else stack_present
+        return collate(samples, buffers=buffers) if takes(collate, "buffers") else collate(samples)
 
     def _policy(self) -> str | None:
         """Give what the streams want done with a failing sample."""

@@ -44,6 +44,7 @@ from penstock.store.sizes import parse_size
 from penstock.store.urls import redact
 from penstock.transforms.chain import Chain
 from penstock.transforms.collate import stack_present
+from penstock.transforms.reused_buffers import NamedBuffers
 from penstock.types import check_choice, check_int
 
 
@@ -284,9 +285,9 @@ class StreamingDataset:
         named = [name for name, value in row.items() if isinstance(value, str) and value == str(missing)]
         return shown, f"; did you forget columns_to_download={named!r}?" if named else ""
 
-    def collate(self, samples: list[Any]) -> Any:
-        """Stack samples; a column in which values are missing stays a list."""
-        return stack_present(samples)
+    def collate(self, samples: list[Any], buffers: NamedBuffers | None = None) -> Any:
+        """Stack samples, in memory of `buffers`; a column in which values are missing stays a list."""
+        return stack_present(samples, buffers)
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the rest of the epoch, sample by sample, transformed; nothing happens before the first `next`.

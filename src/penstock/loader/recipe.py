@@ -23,6 +23,7 @@ from penstock.errors import ConfigError, SampleError, StoreUnavailable
 from penstock.seeds import uniform
 from penstock.transforms.chain import Chain, takes
 from penstock.transforms.collate import stack
+from penstock.transforms.reused_buffers import NamedBuffers
 
 Policy = Literal["raise", "skip", "substitute"]
 Rows = list[Any] | dict[str, Any]
@@ -76,8 +77,9 @@ class Recipe:
         transforms: applied in turn to each sample, after the dataset's own `transforms` if it has any: one chain, see
             `transforms.chain`. A sample of which nothing comes out is left out, reason "filtered".
         collate: list of samples → batch, handed out as it is. None: the dataset's own `collate`, else
-            `transforms.collate.stack`; a dict of arrays from `fetch` is a batch already. Their arrays become
-            tensors, and so do those of a collate that says `gives_arrays`, such as `transforms.collate.Collate`.
+            `transforms.collate.stack`, into `buffers` if it takes them; a dict of arrays from `fetch` is a batch
+            already. Their arrays become tensors, and so do those of a collate that says `gives_arrays`, such as
+            `transforms.collate.Collate`.
         on_error: what a failing sample leads to.
         seed: key of the transforms' and substitutes' randomness.
     """
@@ -95,7 +97,8 @@ class Recipe:
         self.chain = Chain((*transforms_of(dataset, seed), *transforms), seed=seed)
         self.gives_arrays = collate is None or bool(getattr(collate, "gives_arrays", False))
         self.keeps_arrays = collate is None and not self.chain and not hasattr(dataset, "collate")
-        self.collate: Callable[[list[Any]], Any] = getattr(dataset, "collate", stack) if collate is None else collate
+        self.collate: Callable[..., Any] = getattr(dataset, "collate", stack) if collate is None else collate
+        self._buffers = NamedBuffers() if collate is None and takes(self.collate, "buffers") else None
         self.on_error = on_error
         self.seed = seed
         self._filters = bool(getattr(dataset, "filters", False))
@@ -159,7 +162,7 @@ class Recipe:
             epoch = _each(epochs, ids)[0]
             rows, substitutes[first] = self._substitute(epoch, first, failures, left_out, leases)
         try:
-            batch = self.collate(rows)
+            batch = self.collate(rows) if self._buffers is None else self.collate(rows, buffers=self._buffers)
         except Exception as error:
             raise self._error(int(ids[0]), "collate", error, f"samples {_shown(ids)}") from error
         return Made(batch=batch, num_samples=len(rows), failures=failures, substitutes=substitutes, leases=leases)

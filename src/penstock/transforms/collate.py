@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import ConfigError
-from penstock.transforms.reused_buffers import ReusedBuffers
+from penstock.transforms.reused_buffers import NamedBuffers
 
 _WHOLE = {int, bool}
+_LARGE_BYTES = 128 * 1024
+"""From here on touching fresh memory costs more than finding memory that was used before."""
 
 
-def stack(samples: Sequence[Any]) -> Any:
+def stack(samples: Sequence[Any], buffers: NamedBuffers | None = None) -> Any:
     """Stack like things of n samples into one thing with a leading axis of n.
 
     What each becomes is what torch's default collate makes of it, tensors being numpy arrays here:
@@ -26,27 +28,32 @@ def stack(samples: Sequence[Any]) -> Any:
     tuples and named tuples are entered (a tuple comes back as a list); anything else, text included,
     is kept as a list of n.
 
+    Args:
+        samples: n of them.
+        buffers: where memory for large arrays is taken from, used again once nobody holds the batch. None: it is new.
+
     Raises:
         ValueError: shapes, lengths, keys or kinds differ between samples; says where.
 
     >>> stack([{"x": np.zeros(3), "name": "a"}, {"x": np.ones(3), "name": "b"}])["name"]
     ['a', 'b']
     """
-    return _stack(samples, "samples")
+    return _stack(samples, "samples", buffers)
 
 
-def stack_present(samples: Sequence[Any]) -> Any:
+def stack_present(samples: Sequence[Any], buffers: NamedBuffers | None = None) -> Any:
     """Stack samples like `stack`, if they are dicts: a field that is None in one of them is a list of n.
 
     >>> stack_present([{"x": 1, "y": 2}, {"x": 3, "y": None}])
     {'x': array([1, 3]), 'y': [2, None]}
     """
     if not isinstance(samples[0], Mapping):
-        return stack(samples)
+        return stack(samples, buffers)
     missing = {name for sample in samples for name, value in sample.items() if value is None}
     if not missing:
-        return stack(samples)
-    present = stack([{name: value for name, value in sample.items() if name not in missing} for sample in samples])
+        return stack(samples, buffers)
+    whole = [{name: value for name, value in sample.items() if name not in missing} for sample in samples]
+    present = stack(whole, buffers)
     return {name: _column(samples, name, "samples") if name in missing else present[name] for name in samples[0]}
 
 
@@ -91,7 +98,7 @@ class Collate:
         named = [*self._pad, *self._ragged, *self._keep]
         if len(set(named)) < len(named):
             raise ConfigError(f"a field is padded, ragged or kept, one of them; got {named}")
-        self._buffers: dict[str, ReusedBuffers] = {}
+        self._buffers = NamedBuffers()
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[Any, Any]:
         """Make one batch, or one for each group."""
@@ -113,23 +120,15 @@ class Collate:
             elif name in self._ragged:
                 batch[name], batch[f"{name}_offsets"] = self._joined(name, [np.asarray(value) for value in values])
             else:
-                batch[name] = self._stacked(name, values)
+                batch[name] = _stack(values, f"samples[{name!r}]", self._buffers)
         if extra := {name for sample in samples for name in sample} - set(samples[0]):
             raise ValueError(f"some samples have {sorted(map(str, extra))}, the first one has not")
         return batch
 
-    def _stacked(self, name: str, values: list[Any]) -> Any:
-        first = values[0]
-        if not isinstance(first, np.ndarray) or first.dtype == object:
-            return _stack(values, f"samples[{name!r}]")
-        if any(getattr(value, "dtype", None) != first.dtype or value.shape != first.shape for value in values):
-            return _stack(values, f"samples[{name!r}]")
-        return np.stack(values, out=self._take(name, (len(values), *first.shape), first.dtype))
-
     def _padded(self, name: str, values: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         self._check(name, values, axes=1, same=0)
         shapes = np.array([value.shape for value in values], np.int64).reshape(len(values), -1)
-        padded = self._take(name, (len(values), *shapes.max(axis=0).tolist()), values[0].dtype)
+        padded = self._buffers.take(name, (len(values), *shapes.max(axis=0).tolist()), values[0].dtype)
         padded[:] = self._pad[name]
         for row, value in zip(padded, values, strict=True):
             row[tuple(map(slice, value.shape))] = value
@@ -139,7 +138,7 @@ class Collate:
         self._check(name, values, axes=1, same=1)
         offsets = np.zeros(len(values) + 1, np.int64)
         np.cumsum([len(value) for value in values], out=offsets[1:])
-        joined = self._take(name, (int(offsets[-1]), *values[0].shape[1:]), values[0].dtype)
+        joined = self._buffers.take(name, (int(offsets[-1]), *values[0].shape[1:]), values[0].dtype)
         return np.concatenate(values, out=joined), offsets
 
     def _check(self, name: str, values: list[np.ndarray], *, axes: int, same: int) -> None:
@@ -149,14 +148,11 @@ class Collate:
             found = sorted({f"{value.dtype} {list(value.shape)}" for value in values})
             raise ValueError(f"samples[{name!r}] are {found[:8]}, which can't be {'joined' if same else 'padded'}")
 
-    def _take(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        return self._buffers.setdefault(name, ReusedBuffers()).take(shape, dtype)
 
-
-def _stack(values: Sequence[Any], path: str) -> Any:
+def _stack(values: Sequence[Any], path: str, buffers: NamedBuffers | None) -> Any:
     first = values[0]
     if isinstance(first, np.ndarray):
-        return list(values) if first.dtype == object else _stacked(np.stack, values, path)
+        return list(values) if first.dtype == object else _arrays(values, path, buffers)
     if isinstance(first, str | bytes) or first is None:
         return list(values)
     if isinstance(first, bool | int | float | complex | np.generic):
@@ -165,15 +161,24 @@ def _stack(values: Sequence[Any], path: str) -> Any:
     if torch is not None and isinstance(first, torch.Tensor):
         return _stacked(torch.stack, values, path)
     if isinstance(first, Mapping):
-        return {name: _stack(_column(values, name, path), f"{path}[{name!r}]") for name in first}
+        return {name: _stack(_column(values, name, path), f"{path}[{name!r}]", buffers) for name in first}
     if isinstance(first, tuple | list):
         if len({len(value) for value in values}) > 1:
             raise ValueError(
                 f"{path} have {sorted({len(value) for value in values})} elements: they must all have as many"
             )
-        columns = [_stack(column, f"{path}[{j}]") for j, column in enumerate(zip(*values, strict=True))]
+        columns = [_stack(column, f"{path}[{j}]", buffers) for j, column in enumerate(zip(*values, strict=True))]
         return type(first)(*columns) if hasattr(first, "_fields") else columns
     return list(values)
+
+
+def _arrays(values: Sequence[Any], path: str, buffers: NamedBuffers | None) -> Any:
+    first = values[0]
+    if buffers is None or first.nbytes * len(values) < _LARGE_BYTES:
+        return _stacked(np.stack, values, path)
+    if any(getattr(value, "dtype", None) != first.dtype or value.shape != first.shape for value in values):
+        return _stacked(np.stack, values, path)
+    return np.stack(values, out=buffers.take(path, (len(values), *first.shape), first.dtype))
 
 
 def _numbers(values: Sequence[Any], path: str) -> np.ndarray:

@@ -39,6 +39,17 @@ class ReusedBuffers:
         return ReusedBuffers, ()
 
 
+class NamedBuffers:
+    """Pools of arrays, one for each thing that arrays are made for, such as a field of a batch."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, ReusedBuffers] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Give an array of a shape and type, contents undefined."""
+        return self._pools.setdefault(name, ReusedBuffers()).take(shape, dtype)
+
+
 def _count_unshared() -> int:
     """Measure what getrefcount says of an array that one list holds, asked as `take` asks."""
     buffers = [np.empty(1)]
