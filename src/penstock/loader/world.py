@@ -2,7 +2,7 @@
 
 Asked at first use, not at import or construction, so a loader may be built before
 `init_process_group`. Two sources are believed, and they must agree: torch.distributed once it is
-initialised, and torchrun's RANK and WORLD_SIZE. Nothing else is guessed from.
+initialised, and torchrun's RANK and WORLD_SIZE, if both are set. Nothing else is guessed from.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def detect_world(*, tp_size: int = 1, pp_size: int = 1) -> World:
 
     Raises:
         ConfigError: torch.distributed and the variables contradict each other, only one of the two
-            variables is set, or they do not hold what they should.
+            variables is set before torch.distributed is initialised, or they do not hold what they should.
 
     Cost: microseconds; torch is not imported for it.
     """
-    torchrun = _from_torchrun()
     group = _from_process_group()
+    torchrun = _from_torchrun(is_needed=group is None)
     if torchrun and group and torchrun != group:
         raise ConfigError(
             f"torch.distributed says rank {group[0]} of {group[1]}, but RANK and WORLD_SIZE say rank {torchrun[0]} of "
@@ -47,13 +47,16 @@ def _from_process_group() -> tuple[int, int] | None:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def _from_torchrun() -> tuple[int, int] | None:
+def _from_torchrun(*, is_needed: bool) -> tuple[int, int] | None:
     """Read rank and size from RANK and WORLD_SIZE."""
     values = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
     given = [name for name, value in values.items() if value is not None]
     if not given:
         return None
     if len(given) == 1:
+        if not is_needed:
+            # Lightning's launcher sets WORLD_SIZE alone, and then initialises the group.
+            return None
         missing = "WORLD_SIZE" if given == ["RANK"] else "RANK"
         raise ConfigError(f"{given[0]} is set but {missing} is not: set both, as torchrun does, or neither")
     try:
