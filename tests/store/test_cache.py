@@ -578,6 +578,7 @@ def test_a_cache_that_is_let_go_of_leaves_no_thread_and_no_holder(site, folder):
         "cache.db",
         "cache.db-turn",
         "files",
+        "generations",
         "holders",
         "recency",
     ]
@@ -650,6 +651,41 @@ def test_holders_that_are_removed_while_they_are_in_use_are_an_error_that_says_s
         assert Path(again.acquire(wanted(site, 3))[0]).read_bytes() == content(3)
 
 
+def test_what_of_a_holders_table_is_lost_counts_as_in_use_until_it_is_written_anew(site, folder, opened):
+    cache, other = opened(), opened()
+    kept = cache.acquire(wanted(site, 0))[0]
+    for size in (0, 100, 5000):
+        os.truncate(folder / "holders" / cache._pins.name, size)
+        other.clear()
+        assert Path(kept).read_bytes() == content(0)
+    cache.acquire(wanted(site, 1))
+    assert cache.stats().pinned == 1
+    other.clear()
+    assert Path(kept).read_bytes() == content(0)
+    assert other.stats().files == 1
+    assert other.stats().limit is None
+    path = str(kept)
+    del kept
+    cache.stats()
+    other.clear()
+    assert not os.path.exists(path)
+
+
+def test_lost_times_and_generations_cost_a_look_and_nothing_else(site, folder, opened):
+    cache, other = opened(limit=5 * SIZE), opened()
+    for name in ("recency", "generations"):
+        assert cache.acquire(wanted(site, 0, 1, 2))
+        os.truncate(folder / name, 0)
+        files = cache.acquire(wanted(site, 0, 1, 2))
+        assert [Path(file).read_bytes() for file in files] == [content(0), content(1), content(2)]
+        del files
+        other.acquire(wanted(site, *range(10, 20)))
+        files = cache.acquire(wanted(site, 0, 1, 2))
+        assert [Path(file).read_bytes() for file in files] == [content(0), content(1), content(2)]
+        wait_until(lambda: cache.stats().bytes <= 5 * SIZE)
+        del files
+
+
 @pytest.mark.parametrize(
     ("part", "method"),
     [
@@ -680,7 +716,7 @@ def test_what_ctrl_c_interrupts_can_be_had_again_here_and_by_others(
 
 def test_times_of_use_that_were_closed_first_are_no_error_at_the_end(tmp_path):
     """The collector may end the parts of a cache that nobody closed in any order."""
-    recency = Recency(tmp_path / "recency")
+    recency = Recency(tmp_path)
     recency.close()
     recency.line_up()
     assert recency.next_oldest(1) == []

@@ -215,6 +215,27 @@ def test_a_forked_child_keeps_nothing_pinned_for_what_its_parent_has_under_way(s
         assert Path(pickle.loads(sent)).read_bytes() == content(0, size_of(0))
 
 
+@pytest.mark.parametrize("limit", ["none", TOTAL // 5])
+def test_whoever_truncates_the_files_of_a_folder_ends_no_process(start, tmp_path, limit):
+    folder, order = tmp_path / "cache", random.Random(3)
+    processes = [start("read", limit=limit, seed=seed) for seed in range(2)]
+    cut = 0
+    while any(process.poll() is None for process in processes):
+        for path in [folder / "recency", folder / "generations", *folder.glob("holders/[0-9]*")]:
+            try:
+                os.truncate(path, order.choice([0, 8, 64, 4000]))
+                cut += 1
+            except FileNotFoundError:
+                continue
+        time.sleep(0.002)
+    for process in processes:
+        check_done(process)
+    assert cut > 20
+    with open_cache(folder, TOTAL // 5) as cache:
+        assert cache.verify().damaged == ()
+        assert bytes_of(folder) == cache.stats().bytes <= TOTAL // 5
+
+
 def test_a_stalled_server_does_not_hold_up_the_end_of_a_process(site, tmp_path):
     site.fault(path="bin", stall=10, times=100)
     program = (

@@ -31,8 +31,8 @@ class Presence:
         self._lock = threading.Lock()
         _presences.add(self)
 
-    def announce(self, name: str) -> None:
-        """Show that a holder of this process lives; again and again costs nothing."""
+    def announce(self, name: str, content: bytes = b"") -> None:
+        """Show that a holder of this process lives, by a file that holds `content`; again and again costs nothing."""
         if name in self._files:
             return
         with self._lock:
@@ -42,10 +42,24 @@ class Presence:
                 unnamed = self._folder / f".{name}"
                 file = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 self._files[name] = file
+                if content:
+                    self._fill(unnamed, name, content)
                 # Nobody else has the name, so nobody else can hold it; a file system without locks can't tell.
                 with suppress(OSError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.rename(unnamed, self._folder / name)
+
+    def _fill(self, path: Path, name: str, content: bytes) -> None:
+        """Write all of a file that nobody knows yet, or leave none."""
+        file = self._files[name]
+        try:
+            done = 0
+            while done < len(content):
+                done += os.pwrite(file, content[done:], done)
+        except OSError:
+            os.close(self._files.pop(name))
+            os.unlink(path)
+            raise
 
     def is_gone(self, name: str) -> bool:
         """Whether a holder has ended for certain."""

@@ -282,6 +282,7 @@ class Cache:
                 self._record_hits()
                 self._book.flush()
             self._pins.settle()
+            self._book.recency.flush()
             self._shelf.room.keep_limit()
             if not self._downloads.busy:
                 self._shelf.room.rest()

@@ -41,7 +41,7 @@ class Book:
             os.makedirs(self.files_folder, exist_ok=True)
         self._pins = pins
         self._database = Database(folder / DATABASE_NAME, rows.KIND, timeout_s=DATABASE_TIMEOUT_S)
-        self.recency = Recency(folder / "recency")
+        self.recency = Recency(folder)
         self.reset()
         with self.changing() as db:
             dead = [name for name in rows.busy_holders(db) if not pins.is_live(name)]
@@ -50,6 +50,7 @@ class Book:
     def reset(self) -> None:
         """Begin without gathered changes, as in a forked child: they are the parent's to record."""
         self._turn = threading.Lock()
+        self.recency.reset()
         self._written: deque[Written] = deque()
         self._freed: deque[int] = deque()
         self._spared: deque[Row] = deque()
@@ -105,8 +106,7 @@ class Book:
         self.hits -= counts[0]
         self.misses -= counts[1]
         self.evictions -= counts[2]
-        self.recency.touch([file.id for file in written], time.time())
-        self.recency.renew(file.id for file in written)
+        self.recency.renew((file.id for file in written), time.time())
         self.recency.adopt(row.id for row in spared)
 
     @property
@@ -154,8 +154,9 @@ class Book:
 
     def close(self) -> None:
         """Close the files."""
-        self._database.close()
-        self.recency.close()
+        with self._turn:
+            self._database.close()
+            self.recency.close()
 
 
 def _taken(gathered: deque) -> list:

@@ -136,7 +136,9 @@ class Finder:
                 misses.append(flight)
             else:
                 flight.id, flight.path = row.id, shelf.book.path_of(row)
-        shelf.book.recency.touch([row.id for _, row in hits if row.id not in unsound], time.time())
+        sound = [row.id for _, row in hits if row.id not in unsound]
+        shelf.book.recency.confirm(sound)
+        shelf.book.recency.touch(sound, time.time())
         shelf.book.hits += len(flights) - len(misses)
         return misses
 

@@ -1,42 +1,38 @@
-"""What is in use, for all processes to see, at the price of a memory access.
+"""What is in use, for all processes to see, at the price of one write for all that is wanted together.
 
-Each holder (a cache that a process has open) has a file in `holders/`, locked while it lives and mapped
-by all: a table of counters, in which a file counts at the spot that its key says.
+Each holder (a cache that a process has open) counts its pins in its own memory, and says in a file of its own
+in `holders/`, locked while it lives, of which spots a count is above 0. A file's key says its spot.
 
-    reader:   count[spot] += 1   then   look whether the file is there
-    evictor:  say that it goes   then   look at everyone's count[spot]; above 0: it stays
+    reader:   bit[spot] = 1      then   look whether the file is there
+    evictor:  say that it goes   then   look at everyone's bit[spot]; set: it stays
 
 Whichever comes first, one of the two sees the other. Files that share a spot are kept a little longer.
-A holder that ends, however it ends, loses its lock, and with it its pins.
+A holder that ends, however it ends, loses its lock, and with it its pins. Nothing is mapped: whoever damages or
+truncates these files ends no process. What of a table can't be read counts as in use, until its holder has
+written it anew.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import secrets
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from penstock.errors import StoreError
-from penstock.node.disk import store_errors
+from penstock.node.disk import refused, store_errors
 from penstock.node.presence import Presence
+from penstock.store.cache_tables import NO_LIMIT, SPOTS, TICKETS, OwnTable, Table, was_given
 
-SPOTS = 1 << 15
-TICKETS = 1 << 12
-HEADER_BYTES = 64
-TABLE_BYTES = HEADER_BYTES + 4 * (SPOTS + TICKETS)
 TRAVEL_S = 600.0
 """How long a file stays pinned for a process that it was sent to and that has not taken it out yet."""
-NO_LIMIT = -1
-_LIMIT, _RESERVED, _LEAVING = range(3)
-
 _all_pins: weakref.WeakSet[Pins] = weakref.WeakSet()
 _senders: weakref.WeakValueDictionary[str, Pins] = weakref.WeakValueDictionary()
 _senders_lock = threading.RLock()
@@ -95,30 +91,6 @@ def _arrived(path: str, folder: str | None, spot: int, ticket: tuple[str, int, i
     return pinned_file(path, pins, spot)
 
 
-class _Table:
-    """One holder's file, mapped: its limit, the bytes it is about to write or to remove, its counters."""
-
-    __slots__ = ("counts", "header", "tickets")
-
-    def __init__(self, memory: mmap.mmap | bytearray) -> None:
-        view = memoryview(memory)
-        edges = HEADER_BYTES, HEADER_BYTES + 4 * SPOTS, TABLE_BYTES
-        self.header = view[: edges[0]].cast("q")
-        self.counts = view[edges[0] : edges[1]].cast("I")
-        self.tickets = view[edges[1] : edges[2]].cast("I")
-
-    @classmethod
-    def of_file(cls, path: Path, *, new: bool) -> _Table:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if new:
-                # Real blocks: a page of a hole, written to when the disk is full, would end the process.
-                _allocate(descriptor, TABLE_BYTES)
-            return cls(mmap.mmap(descriptor, TABLE_BYTES))
-        finally:
-            os.close(descriptor)
-
-
 class Pins:
     """This holder's table, and a look at those of the others.
 
@@ -137,8 +109,8 @@ class Pins:
         """Where to say that something was let go; None while that helps nobody."""
         self._holders = folder / "holders"
         self._lock = threading.Lock()
-        self._others: dict[str, _Table] = {}
-        self._travelling: dict[int, tuple[int, float]] = {}
+        self._others: dict[str, Table] = {}
+        self._travelling: dict[int, tuple[int, float, int]] = {}
         self._next_ticket = 0
         self._announce(limit)
         _all_pins.add(self)
@@ -148,24 +120,38 @@ class Pins:
     def _announce(self, limit: int | None) -> None:
         self._presence = Presence(self._holders)
         self.name = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self._own = OwnTable(NO_LIMIT if limit is None else limit)
         path = self._holders / self.name
         with store_errors(path):
-            self._presence.announce(self.name)
+            self._presence.announce(self.name, self._own.whole())
             try:
-                self._table = _Table.of_file(path, new=True)
+                self._table = Table(path)
             except BaseException:
                 self._presence.forget(self.name)
                 raise
-        self._table.header[_LIMIT] = NO_LIMIT if limit is None else limit
 
-    def take(self, spots: Iterable[int]) -> None:
-        """Pin files, before one looks whether they are there."""
-        counts = self._table.counts
+    def take(self, spots: Sequence[int]) -> None:
+        """Pin files, before one looks whether they are there.
+
+        Raises:
+            StoreError: the disk is full, and this holder's table was truncated.
+        """
         with self._lock:
             if self.released or self._travelling:
                 self._settle()
-            for spot in spots:
-                counts[spot] += 1
+            self._own.add(spots)
+            try:
+                self._show()
+            except BaseException:
+                self._own.remove(spots)
+                raise
+
+    def _show(self) -> None:
+        if not self.closed:
+            try:
+                self._own.show(self._table.file)
+            except OSError as error:
+                raise refused(self._holders / self.name, error) from error
 
     def drop(self, spots: Iterable[int]) -> None:
         """Unpin files."""
@@ -183,31 +169,37 @@ class Pins:
         if self.untended and self._lock.acquire(blocking=False):
             try:
                 self._settle()
+                # Where this can't be said, files stay a little longer.
+                with suppress(StoreError):
+                    self._show()
             finally:
                 self._lock.release()
 
     def settle(self) -> None:
-        """Count what was let go since."""
+        """Count what was let go since, and see to it that others can see what was not."""
         with self._lock:
             self._settle()
+            self._show()
+            if not self.closed:
+                with store_errors(self._holders / self.name):
+                    self._own.mend(self._table.file)
 
     def _settle(self) -> None:
-        counts, released = self._table.counts, self.released
+        own, released = self._own, self.released
         if self.closed:
             # At the end of the interpreter paths may be collected after the table.
             released.clear()
-        while released:
-            spot = released.popleft()
-            # Below 0 there is nothing; an error here would end whoever happens to count.
-            if counts[spot]:
-                counts[spot] -= 1
-        if self._travelling:
-            now, tickets = time.monotonic(), self._table.tickets
-            ended = [t for t, (_, until) in self._travelling.items() if (t >= 0 and not tickets[t]) or now > until]
+        if released:
+            own.remove([released.popleft() for _ in range(len(released))])
+        if self._travelling and not self.closed:
+            now, tickets = time.monotonic(), self._table.tickets()
+            ended = [
+                ticket
+                for ticket, (_, until, word) in self._travelling.items()
+                if now > until or (ticket >= 0 and tickets[ticket] == was_given(word))
+            ]
             for ticket in ended:
-                counts[self._travelling.pop(ticket)[0]] -= 1
-                if ticket >= 0:
-                    tickets[ticket] = 0
+                own.remove([self._travelling.pop(ticket)[0]])
 
     def send(self, spot: int) -> tuple[str, int, int]:
         """Pin a file for another process until that has it: holder, number and secret of a ticket to give back."""
@@ -215,22 +207,24 @@ class Pins:
             self._settle()
             ticket = self._next_ticket % TICKETS
             self._next_ticket += 1
-            word = secrets.randbits(32) | 1
+            word = secrets.randbits(31) | 1
             if ticket in self._travelling:
                 # More under way than there are tickets: without one it stays pinned for as long as it may travel.
                 ticket = -self._next_ticket
-            else:
-                self._table.tickets[ticket] = word
-            self._table.counts[spot] += 1
-            self._travelling[ticket] = spot, time.monotonic() + TRAVEL_S
+            elif not self.closed:
+                self._table.put_ticket(ticket, word)
+            self._own.add([spot])
+            self._show()
+            self._travelling[ticket] = spot, time.monotonic() + TRAVEL_S, word
         return self.name, ticket, word
 
     def received(self, holder: str, ticket: int, word: int) -> None:
         """Tell the holder that sent a file that it is pinned here now."""
         with self._lock:
-            table = self._table if holder == self.name else self._mapped(holder)
-            if ticket >= 0 and table is not None and table.tickets[ticket] == word:
-                table.tickets[ticket] = 0
+            table = self._found(holder) if holder != self.name else None if self.closed else self._table
+            # Of a table that was truncated the word is lost, and what was sent with it is meant all the same.
+            if ticket >= 0 and table is not None and table.ticket(ticket) in (word, 0):
+                table.put_ticket(ticket, was_given(word))
 
     def is_live(self, holder: str) -> bool:
         """Whether a holder still lives: it is found with its lock or not at all."""
@@ -239,7 +233,7 @@ class Pins:
         return (self._holders / holder).exists() and not self._presence.is_gone(holder)
 
     def look_around(self) -> list[str]:
-        """Map the tables of all other living holders; give the names of those that died."""
+        """Open the tables of all other living holders; give the names of those that died."""
         try:
             names = {name for name in os.listdir(self._holders) if name[0] != "."}
         except FileNotFoundError:
@@ -255,16 +249,17 @@ class Pins:
             for name in (self._others.keys() - names) | set(gone):
                 self._others.pop(name, None)
             for name in names - set(gone):
-                self._mapped(name)
+                self._found(name)
         return gone
 
-    def _mapped(self, name: str) -> _Table | None:
+    def _found(self, name: str) -> Table | None:
         if name not in self._others:
             try:
-                self._others[name] = _Table.of_file(self._holders / name, new=False)
-            except (OSError, ValueError):
-                # Gone meanwhile, or so new that its table is not there yet, and so has no pins.
+                self._others[name] = Table(self._holders / name)
+            except FileNotFoundError:
                 return None
+            except OSError as error:
+                raise StoreError(f"cannot see who uses {self.folder}: {error.strerror}") from error
         return self._others[name]
 
     def forget(self, holder: str) -> None:
@@ -273,42 +268,55 @@ class Pins:
 
     def is_pinned(self, spot: int) -> bool:
         """Whether any holder that was there at the last look around has a file at this spot in use."""
-        return self._table.counts[spot] > 0 or any(table.counts[spot] for table in self._others.values())
+        return self._own.counts[spot] > 0 or any(table.is_pinned(spot) for table in self._tables())
+
+    def _tables(self) -> list[Table]:
+        with self._lock:
+            return list(self._others.values())
 
     def num_pinned(self) -> int:
         """Count the pins of this holder."""
-        return sum(self._table.counts)
+        return sum(self._own.counts)
 
     @property
     def limit(self) -> int | None:
         """The smallest limit of all living holders: what each was promised holds for all."""
-        tables = (self._table, *self._others.values())
-        limits = [table.header[_LIMIT] for table in tables if table.header[_LIMIT] != NO_LIMIT]
-        return min(limits, default=None)
+        limits = [self._own.limit, *[table.header()[0] for table in self._tables()]]
+        return min((limit for limit in limits if limit != NO_LIMIT), default=None)
 
     def unwritten(self) -> int:
         """Give the bytes that holders may write or have yet to remove, which no row counts."""
-        tables = (self._table, *self._others.values())
-        return sum(table.header[_RESERVED] + table.header[_LEAVING] for table in tables)
+        others = sum(sum(table.header()[1:]) for table in self._tables())
+        return self._own.reserved + self._own.leaving + others
 
     def reserve(self, size: int) -> None:
         """Show that this holder will write so many bytes more, or fewer if below 0."""
-        self._table.header[_RESERVED] += size
+        with self._lock:
+            self._own.reserved += size
+            self._show_header()
 
     @property
     def reserved(self) -> int:
         """Bytes that this holder may write."""
-        return self._table.header[_RESERVED]
+        return self._own.reserved
 
     def leave(self, size: int) -> None:
         """Show that so many bytes more, or fewer if below 0, are no longer counted by rows but still on the disk."""
-        self._table.header[_LEAVING] += size
+        with self._lock:
+            self._own.leaving += size
+            self._show_header()
+
+    def _show_header(self) -> None:
+        if not self.closed:
+            with store_errors(self._holders / self.name):
+                self._own.show_header(self._table.file)
 
     def retire(self) -> None:
         """Hold the others to this holder's limit no longer, and be gone if nothing is pinned."""
         self.wake = None
-        self._table.header[_LIMIT] = NO_LIMIT
-        self._table.header[_RESERVED] = 0
+        with self._lock:
+            self._own.limit, self._own.reserved = NO_LIMIT, 0
+            self._show_header()
         self.untended = True
         self.settle()
         if not self.num_pinned():
@@ -316,12 +324,13 @@ class Pins:
 
     def close(self) -> None:
         """Unpin all."""
-        self.closed = True
-        self._presence.close()
-        self._presence.forget(self.name)
-        # Nothing of the folder stays mapped; what still counts, counts for nobody.
-        self._others.clear()
-        self._table = _Table(bytearray(TABLE_BYTES))
+        # Nobody is about to write to a file whose number another one may have by then.
+        with self._lock:
+            self.closed = True
+            self._presence.close()
+            self._presence.forget(self.name)
+            self._others.clear()
+            self._table.close()
 
     def __del__(self) -> None:
         # With the last path that it pins, so that a file outlives the cache that gave it.
@@ -330,21 +339,15 @@ class Pins:
 
     def _after_fork(self) -> None:
         """Become another holder with the same pins: parent and child let go of theirs one by one."""
-        before, travelling = self._table, self._travelling
+        before, travelling = self._own, self._travelling
         self._lock, self._travelling, self._others = threading.Lock(), {}, {}
-        limit = before.header[_LIMIT]
-        self._announce(None if limit == NO_LIMIT else limit)
-        self._table.counts[:] = before.counts
+        if self.closed:
+            return
+        self._announce(None if before.limit == NO_LIMIT else before.limit)
+        self._own.add(spot for spot, count in enumerate(before.counts) for _ in range(count))
+        self._show()
         # What is on its way is the parent's to keep in place.
-        self.released.extend(spot for spot, _ in travelling.values())
-
-
-def _allocate(descriptor: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-        return
-    missing = size - os.fstat(descriptor).st_size
-    os.pwrite(descriptor, bytes(missing), size - missing)
+        self.released.extend(spot for spot, _, _ in travelling.values())
 
 
 def _after_fork_in_child() -> None:
