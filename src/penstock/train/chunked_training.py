@@ -182,7 +182,7 @@ class ChunkedTrainingMixin:
         """Refuse to be a loop inside another's, or beside others that it would have to be in step with."""
         # Without a Trainer, asking a LightningModule for it raises.
         trainer = getattr(self, "_trainer", None)
-        if trainer is not None and str(getattr(trainer.state, "status", "")) == "running":
+        if trainer is not None and getattr(trainer.state, "status", None) == "running":
             raise ConfigError(
                 f"{method}() is a training loop, and a Trainer is running this module already: leave the loop to it, "
                 "with RoundsCallback among its callbacks"
