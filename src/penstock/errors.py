@@ -113,7 +113,7 @@ class SampleError(PenstockError):
         dataset: name of the dataset's class.
         key: the sample's id.
         stage: "fetch", "transform" or "collate".
-        reason: short word under which the failure is counted: the original error's type name.
+        reason: short word under which the failure is counted, see `reason_of`.
     """
 
     def __init__(self, message: str, *, dataset: str, key: int, stage: str, reason: str) -> None:
@@ -125,6 +125,15 @@ class SampleError(PenstockError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def reason_of(error: BaseException) -> str:
+    """Give the short word under which a failure is counted: an error's own reason, or else the name of its type.
+
+    >>> reason_of(BadMedia("x.jpg ends early", path="x.jpg", reason="truncated")), reason_of(KeyError("x"))
+    ('truncated', 'KeyError')
+    """
+    return error.reason if isinstance(error, BadMedia | BadRecord | SampleError) else type(error).__name__
 
 
 class LoaderTimeout(PenstockError, TimeoutError):

@@ -149,7 +149,7 @@ def test_a_loader_skips_bad_records_if_told_to(tmp_path):
         list(loader)
     with StreamingDataLoader(TextDataset(path), 3, on_error="skip") as loader:
         assert list(loader) == [{"text": ["a", "b"]}]
-        assert loader.stats.skipped == {"BadRecord": 1}
+        assert loader.stats.skipped == {"malformed-json": 1}
 
 
 @pytest.mark.parametrize(

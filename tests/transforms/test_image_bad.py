@@ -125,7 +125,8 @@ def test_a_loader_goes_on_without_the_images_that_fail(lane, tmp_path):
     with dataset, StreamingDataLoader(dataset, 8, num_workers=2, worker_type=lane) as loader:
         shapes = [tuple(batch["image"].shape) for batch in loader]
         assert shapes == [(6, 16, 16, 3), (7, 16, 16, 3), (8, 16, 16, 3)]
-        assert loader.stats.skipped == {"BadMedia": 3}
+        assert loader.stats.skipped == {"truncated": 1, "empty": 1, "too-large": 1}
+        assert {entry["reason"] for entry in dataset.quarantine.entries()} == {"truncated", "empty", "too-large"}
         listed = dataset.quarantine.path.read_text()
     assert "3.jpg is jpeg by its header" in listed
     assert "7.jpg is empty" in listed

@@ -36,7 +36,7 @@ from penstock.datasets.streaming_options import (
     hidden_columns,
 )
 from penstock.datasets.streaming_views import Views
-from penstock.errors import SampleError
+from penstock.errors import SampleError, reason_of
 from penstock.formats.files import digest
 from penstock.index.table import Index
 from penstock.store.cache import Cache
@@ -385,11 +385,11 @@ class StreamingDataset:
             stage = "transform"
             return None if row is None else self._chain.one(row, 0, id_)
         except Exception as error:
-            reason, (which, advice) = type(error).__name__, self.describe(id_, error)
+            kind, (which, advice) = type(error).__name__, self.describe(id_, error)
             raise SampleError(
-                f"sample {id_} {which} of {self!r} failed in {stage}: {reason}: {error}{advice}",
+                f"sample {id_} {which} of {self!r} failed in {stage}: {kind}: {error}{advice}",
                 dataset=type(self).__name__,
                 key=id_,
                 stage=stage,
-                reason=reason,
+                reason=reason_of(error),
             ) from error

@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock.datasets.answers import as_samples, is_table, own_transforms
 from penstock.datasets.leased import lease_of
-from penstock.errors import ConfigError, SampleError, StoreUnavailable
+from penstock.errors import ConfigError, SampleError, StoreUnavailable, reason_of
 from penstock.seeds import uniform
 from penstock.transforms.chain import Chain, takes
 from penstock.transforms.collate import stack
@@ -41,7 +41,7 @@ class Failure:
     id: int
     stage: str
     reason: str
-    """The error's type name; "filtered" where a transform, or a dataset that filters, gave None."""
+    """See `errors.reason_of`; "filtered" where a transform, or a dataset that filters, gave None."""
     message: str
 
 
@@ -249,7 +249,7 @@ class Recipe:
         except SampleError as error:
             if self.on_error == "raise":
                 raise
-            cause = f"{error.reason}: {error.__cause__}"
+            cause = f"{type(error.__cause__).__name__}: {error.__cause__}"
             failure = Failure(epoch=epoch, id=id_, stage=error.stage, reason=error.reason, message=cause)
         part.failures.append(failure)
         if self.on_error == "substitute" and failure.reason != "filtered":
@@ -294,14 +294,14 @@ class Recipe:
         ) from cause
 
     def _error(self, id_: int, stage: str, cause: Exception, what: str | None = None) -> SampleError:
-        name, reason = type(self.dataset).__name__, type(cause).__name__
+        name, kind = type(self.dataset).__name__, type(cause).__name__
         can_go_on = self.on_error == "raise" and stage != "collate"
         hint = '; on_error="skip" or "substitute" goes on without it' if can_go_on else ""
         describe = getattr(self.dataset, "describe", None)
         which, advice = describe(id_, cause) if describe is not None and what is None else ("", "")
         shown = what or f"sample {id_} {which}".rstrip()
-        message = f"{shown} of {name} failed in {stage}: {reason}: {cause}{advice}{hint}"
-        return SampleError(message, dataset=name, key=id_, stage=stage, reason=reason)
+        message = f"{shown} of {name} failed in {stage}: {kind}: {cause}{advice}{hint}"
+        return SampleError(message, dataset=name, key=id_, stage=stage, reason=reason_of(cause))
 
 
 def _raised(error: SampleError) -> list[Any]:
