@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import types
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,3 +267,27 @@ def test_only_what_is_asked_for_is_looked_up():
 def test_a_flag_called_train_is_no_section():
     sizes, told = resolve(argparse.Namespace(train=True, trainer="gpu", train_chunk_size=4, test_chunk_size=9))
     assert (sizes.train_chunk_size, told) == (4, [])
+
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "rounds.md"
+
+
+def test_the_guides_table_is_what_happens():
+    """Each row of the page, resolved: sizes and limits that hold, and whether somebody is warned."""
+    rows = re.findall(r"^\| ([–n]) \| ([–n]) \| ([–n]) \| ([–n]) \| (.*) \| (.*) \| (.*) \|$", GUIDE.read_text(), re.M)
+    assert len({row[:4] for row in rows}) == len(rows) == 16
+    said = {
+        (True, None, None): "all, each round",
+        (True, 7, None): "the next n batches",
+        (False, None, None): "all, each epoch",
+        (False, None, 7): "the first n batches of each epoch",
+    }
+    for *given, trained, validated, warning in rows:
+        names = ("train_chunk_size", "val_chunk_size", "limit_train_batches", "limit_val_batches")
+        values = {name: 7 for name, mark in zip(names, given, strict=True) if mark == "n"}
+        sizes, told = resolve(values)
+        assert said[sizes.enabled, sizes.train_chunk_size, sizes.limit_train_batches] == trained
+        on = said[sizes.enabled, sizes.val_chunk_size, sizes.limit_val_batches]
+        assert validated == on.removesuffix(", each round").removesuffix(", each epoch").removesuffix(" of each epoch")
+        assert len(told) == (warning != "–")
+        assert warning == ("–" if not told else "limits ignored" if given[2:] == ["n", "n"] else "limit ignored")
