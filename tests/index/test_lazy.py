@@ -129,7 +129,8 @@ def test_processes_that_begin_at_once_read_each_part_once(web, tmp_path):
     asked = [
         line["range"].removeprefix("bytes=").partition("-")[0] for line in web.requests("x.parquet") if line["range"]
     ]
-    assert sorted(int(start) for start in asked if int(start) in starts) == sorted(starts)
+    # Without a start it was the end of the file that was asked for.
+    assert sorted(int(start) for start in asked if start and int(start) in starts) == sorted(starts)
 
 
 def test_its_disk_holds_the_latest_parts_only_and_a_removed_one_comes_back(tmp_path):

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -413,12 +414,30 @@ def test_samples_with_dots_in_their_names_are_warned_of(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "csv.gz"])
-def test_a_small_remote_table_costs_two_requests(web, tmp_path, ending):
+def test_a_small_remote_table_costs_one_request(web, tmp_path, ending):
     rows = b"index,size\na,1\nb,2.5\n" if "csv" in ending else b'{"index":"a","size":1}\n{"index":"b","size":2.5}\n'
     web.add_files({f"rows.{ending}": gzip.compress(rows) if ending.endswith("gz") else rows})
     index = build_index(f"{web.url}/rows.{ending}", folder=tmp_path)
     assert index.rows([0, 1]) == [{"index": "a", "size": 1.0}, {"index": "b", "size": 2.5}]
-    assert [line["method"] for line in web.requests("rows")] == ["HEAD", "GET"]
+    assert [line["method"] for line in web.requests("rows")] == ["GET"]
+
+
+def test_a_remote_parquet_costs_a_request_for_its_end_and_one_for_its_rows(web, tmp_path):
+    for name, count in (("small", 50), ("large", 5_000)):
+        heavy = [np.random.default_rng(row).bytes(100) for row in range(count)]
+        pq.write_table(pa.table({"index": pa.array(range(count)), "x": heavy}), tmp_path / "rows.parquet")
+        web.add_files({f"{name}.parquet": (tmp_path / "rows.parquet").read_bytes()})
+        assert len(build_index(f"{web.url}/{name}.parquet", folder=tmp_path / "node")) == count
+    assert len(web.requests("small")) == 1
+    assert [line["method"] for line in web.requests("large")] == ["GET", "GET"]
+
+
+def test_a_remote_table_without_a_byte_or_without_ranges_is_read_all_the_same(web, tmp_path):
+    web.add_files({"empty.csv": b"", "rows.csv": b"index,size\na,1\n"})
+    with pytest.raises(ConfigError, match=r"empty\.csv has no column"):
+        build_index(f"{web.url}/empty.csv", folder=tmp_path / "node")
+    web.fault(times=100, path="rows", ignore_range=True)
+    assert build_index(f"{web.url}/rows.csv", folder=tmp_path / "node").rows([0]) == [{"index": "a", "size": 1}]
 
 
 def test_many_remote_tables_that_do_not_fit_in_memory_together_are_read_as_they_are_needed(web, tmp_path):

@@ -91,6 +91,18 @@ def test_objects_are_described_without_being_read(filled):
     assert filled.get_range("x.bin", 0, 9, etag=info.etag) == DATA[:9]
 
 
+def test_a_look_at_an_object_describes_it_and_may_bring_a_part_of_it(filled):
+    head = filled.head("x.bin")
+    for at_end, part in ((False, DATA[:1000]), (True, DATA[-1000:])):
+        info, data = filled.peek("x.bin", num_bytes=1000, at_end=at_end)
+        assert (info.path, info.size, info.etag) == (head.path, head.size, head.etag)
+        assert data in (part, b"")
+    info, data = filled.peek("below/deep/z.bin", num_bytes=10)
+    assert (info.size, data) == (0, b"")
+    with pytest.raises(ObjectMissing, match=r"no/such\.bin does not exist"):
+        filled.peek("no/such.bin", num_bytes=10)
+
+
 def test_a_listing_names_everything_below(filled):
     if "resolve" in filled.url:
         with pytest.raises(ConfigError, match="web server, which has no listing"):

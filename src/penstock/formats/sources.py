@@ -66,6 +66,8 @@ class SourceFile:
     """Where it is if not on this machine's disks; `path` is then its path below the source."""
     etag: str | None = None
     """What its store says changes with its content."""
+    known: tuple[int, bytes] = field(default=(0, b""), repr=False, compare=False)
+    """Of one that is elsewhere, bytes that came with its description, behind where they begin."""
 
     @property
     def place(self) -> str:

@@ -33,9 +33,8 @@ def open_raw(file: SourceFile, **storage_options: Any) -> Iterator[Any]:
         from penstock.store.ranged_file import open_file
         from penstock.store.store import ObjectInfo
 
-        with open_file(
-            file.url, info=ObjectInfo(path="", size=file.size_bytes, etag=file.etag), **storage_options
-        ) as remote:
+        info = ObjectInfo(path="", size=file.size_bytes, etag=file.etag)
+        with open_file(file.url, info=info, known=file.known, **storage_options) as remote:
             yield remote
         return
     # Not by name: pyarrow would choose the compression by the suffix, and report errors its own way.

@@ -41,6 +41,10 @@ from penstock.store.urls import CLOUD, HTTP, is_url, lasting, redact
 TABLE_KINDS = {suffix: kind for suffix, kind in RECORD_KINDS.items() if kind != "text"}
 LISTS = ("split_file_paths.txt", "split_file_texts.txt")
 """Lists of index files that a folder is taken by, if it has one."""
+START_BYTES = 256 << 10
+"""A table of text that is no larger comes with its description."""
+FOOTER_BYTES = 64 << 10
+"""So does what stands at the end of a Parquet file, which says where the rest is, and any that is as small."""
 KEPT_BYTES = 16 << 20
 """What the small files of a source may take in memory together, between a first look at them and their reading."""
 
@@ -122,11 +126,20 @@ class _Opener:
     def _remote(self, src: str, name: str) -> Source:
         if not src.endswith("/") and described(PurePosixPath(name))[0] in TABLE_KINDS:
             try:
-                return self.file(src, open_store(src, **self.options).head())
+                return self._table(src, name)
             except ObjectMissing:
                 if src.startswith(HTTP):
                     raise
         return self.folder(src)
+
+    def _table(self, src: str, name: str) -> Source:
+        """Open a table by one request, that says what it is and brings what is read of it first."""
+        at_end = described(PurePosixPath(name))[0] == ".parquet"
+        count = FOOTER_BYTES if at_end else START_BYTES
+        info, data = open_store(src, **self.options).peek(num_bytes=count, at_end=at_end)
+        known = (info.size - len(data) if at_end else 0, data)
+        file = replace(remote_file(src, name, info, TABLE_KINDS), known=known)
+        return open_table(file, self.text_columns, self.options, small_bytes=self.small_bytes)
 
     def folder(self, src: str) -> Source:
         """Open a folder: by its list, as archives if that is all there is, else as files that make samples."""

@@ -99,6 +99,13 @@ class LocalStore:
             raise ObjectMissing(f"{self._path(path)} is a folder, not a file")
         return _described(path, status)
 
+    def peek(self, path: str = "", *, num_bytes: int, at_end: bool = False) -> tuple[ObjectInfo, bytes]:
+        """Describe a file, and read its first bytes, or its last."""
+        info = self.head(path)
+        count = min(info.size, num_bytes)
+        start = info.size - count if at_end else 0
+        return info, self.get_range(path, start, start + count)
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Describe all files below a folder, in sorted order. Links are followed, but never into a folder above."""
         base = self._path(prefix)

@@ -157,7 +157,7 @@ def begin_range(store: ObjectStore, key: str, start: int, stop: int) -> asyncio.
 async def fetch(
     store: ObjectStore, key: str, start: int | None, stop: int | None, *, described: bool
 ) -> tuple[bytes, Mapping[str, Any] | None]:
-    """Read an object, or bytes [start, stop) of it.
+    """Read an object, or bytes [start, stop) of it; with a `start` below 0 so many bytes at its end.
 
     Returns:
         The bytes, and the object's description (path, size, e_tag) where it was sent with them: always
@@ -173,7 +173,9 @@ async def fetch(
         if start is not None and stop is not None and not described:
             data = await held(obstore.get_range_async(store, key, start=start, end=stop))
             return data.to_bytes(), None
-        ranged: Any = None if start is None else {"range": (start, stop)}
+        ranged: Any = None
+        if start is not None:
+            ranged = {"range": {"suffix": -start} if start < 0 else (start, stop)}
         result = await held(obstore.get_async(store, key, options=ranged))
         return (await held(result.bytes_async())).to_bytes(), result.meta
 

@@ -18,12 +18,14 @@ from penstock.types import check_int
 
 READ_AHEAD = 8 << 20
 FIRST_WINDOW = 64 << 10
+NOTHING = (0, b"")
 
 
 def open_file(
     url: str | os.PathLike[str],
     *,
     info: ObjectInfo | None = None,
+    known: tuple[int, bytes] = NOTHING,
     read_ahead: int = READ_AHEAD,
     **storage_options: Any,
 ) -> RangedFile:
@@ -32,6 +34,7 @@ def open_file(
     Args:
         url: see `open_store`.
         info: its description, where it is known already: saves a request.
+        known: bytes of it that are there already, behind where they begin.
         read_ahead: bytes of the largest window of a scan; twice that is the most that is held.
         storage_options: see `open_store`.
 
@@ -43,7 +46,7 @@ def open_file(
     """
     check_int("read_ahead", read_ahead, minimum=FIRST_WINDOW)
     store = open_store(url, **storage_options)
-    return RangedFile(store, "", info=info or store.head(), read_ahead=read_ahead)
+    return RangedFile(store, "", info=info or store.head(), known=known, read_ahead=read_ahead)
 
 
 class RangedFile(io.RawIOBase):
@@ -53,14 +56,23 @@ class RangedFile(io.RawIOBase):
         store: where it is.
         path: which it is.
         info: its description; reading a changed object raises ObjectChanged.
+        known: see `open_file`.
         read_ahead: see `open_file`.
     """
 
-    def __init__(self, store: Store, path: str, *, info: ObjectInfo, read_ahead: int = READ_AHEAD) -> None:
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        *,
+        info: ObjectInfo,
+        known: tuple[int, bytes] = NOTHING,
+        read_ahead: int = READ_AHEAD,
+    ) -> None:
         super().__init__()
         self._store, self._path, self._info, self._read_ahead = store, path, info, read_ahead
         self._at = 0
-        self._start, self._window = 0, b""
+        self._start, self._window = known
         self._grown = FIRST_WINDOW
         self._scan_at = 0
         self._next: tuple[int, Future[bytes]] | None = None

@@ -119,6 +119,22 @@ class RemoteStore:
         )
         return ObjectInfo(path=path, size=size, etag=etag, last_modified=changed, version=version)
 
+    def peek(self, path: str = "", *, num_bytes: int, at_end: bool = False) -> tuple[ObjectInfo, bytes]:
+        """Describe an object, and read its first bytes, or its last, in the same request; no bytes if it takes two."""
+        start, stop = (-num_bytes, None) if at_end else (0, num_bytes)
+        if self._hub is None:
+            try:
+                data, meta = run(self.read(path, start, stop, described=True))
+            except (ObjectMissing, AccessDenied, StoreUnavailable):
+                raise
+            except StoreError:
+                # It is empty, or its server has no ranges, or none from the end.
+                meta = None
+            if meta is not None:
+                size, etag, changed, version = objects.described(meta)
+                return ObjectInfo(path=path, size=size, etag=etag, last_modified=changed, version=version), data
+        return self.head(path), b""
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Describe all objects below a prefix, however deep, page by page.
 

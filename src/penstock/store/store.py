@@ -61,6 +61,9 @@ class Store(Protocol):
     def head(self, path: str = "") -> ObjectInfo:
         """Describe an object."""
 
+    def peek(self, path: str = "", *, num_bytes: int, at_end: bool = False) -> tuple[ObjectInfo, bytes]:
+        """Describe an object, and read its first bytes, or its last, where one request gives both; else no bytes."""
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Describe all objects below a prefix, however deep."""
 
