@@ -18,7 +18,7 @@ from penstock.transforms.reused_buffers import ReusedBuffers
 if TYPE_CHECKING:
     import torch
 
-_VALUES_AT_ONCE = 1 << 15
+_VALUES_AT_ONCE = 1 << 14
 """Values that are read before they are quantized: few enough to stay in a core's own cache."""
 
 

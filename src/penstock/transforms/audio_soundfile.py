@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Any
 
 import numpy as np
 
-from penstock.transforms.media import missing_extra
+from penstock.transforms.media import missing_extra, unreadable
 from penstock.transforms.media_file import MediaFile
 
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
@@ -47,7 +48,7 @@ class SoundFileSource:
             raise missing_extra("audio", "soundfile", "reading sound") from error
         self._media = media
         self._failure: type[Exception] = soundfile.LibsndfileError
-        _check_wav(media)
+        samples_at = _check_wav(media)
         last_seek = _last_seek(media)
         self._soundfile = soundfile
         self._sound: Any = self._opened()
@@ -55,6 +56,8 @@ class SoundFileSource:
         self.channels: int = self._sound.channels
         self.num_frames: int | None = self._sound.frames
         self._subtype: str = self._sound.subtype
+        # What is numbers one after the other needs no decoder.
+        self._plain = _plain_numbers(media.handle(), samples_at) if self._subtype == "PCM_16" else None
         self._lead_in = _LEAD_IN.get(self._subtype, 0)
         self._most = last_seek if self._subtype == "VORBIS" else self._sound.frames
         self._at = 0
@@ -68,6 +71,15 @@ class SoundFileSource:
         Raises:
             BadMedia: there are fewer ("truncated"), or they can't be decoded ("corrupt").
         """
+        data = self._decoded(start, stop) if self._plain is None else self._copied(*self._plain, start, stop)
+        if start + len(data) < stop:
+            end = start + len(data)
+            raise self._media.bad(
+                "truncated", f"ends after {end:,} frames, its header says {self.num_frames:,}: it was cut off"
+            )
+        return data
+
+    def _decoded(self, start: int, stop: int) -> np.ndarray:
         begin = start
         try:
             self._forget()
@@ -80,11 +92,18 @@ class SoundFileSource:
             self._at = -1
             raise self._media.bad("corrupt", f"cannot be decoded in [{start:,}, {stop:,}): {error}") from error
         self._at = begin + len(data)
-        if self._at < stop:
-            raise self._media.bad(
-                "truncated", f"ends after {self._at:,} frames, its header says {self.num_frames:,}: it was cut off"
-            )
         return data[start - begin :]
+
+    def _copied(self, descriptor: int, samples_at: int, start: int, stop: int) -> np.ndarray:
+        """Read frames of 16-bit numbers as the library does, a third of the time."""
+        width = 2 * self.channels
+        count = max(0, min(stop, self._sound.frames) - start)
+        try:
+            content = os.pread(descriptor, count * width, samples_at + start * width)
+        except OSError as error:
+            raise unreadable(self._media.name, error) from error
+        numbers = np.frombuffer(content, "<i2", len(content) // width * self.channels)
+        return np.multiply(numbers, np.float32(1 / 32768), dtype=np.float32).reshape(-1, self.channels)
 
     def _forget(self) -> None:
         """Make what is read next independent of what was read before, to the last bit."""
@@ -111,10 +130,21 @@ class SoundFileSource:
         self._media.close()
 
 
-def _check_wav(media: MediaFile) -> None:
-    """Refuse a wav whose samples are cut off: libsndfile would take what is there for all there was."""
+def _plain_numbers(handle: Any, samples_at: int | None) -> tuple[int, int] | None:
+    """Give the descriptor of a wav and where in it the samples begin, if it can be read that way."""
+    if samples_at is None or not isinstance(handle, int) or not hasattr(os, "pread"):
+        return None
+    return handle, samples_at
+
+
+def _check_wav(media: MediaFile) -> int | None:
+    """Refuse a wav whose samples are cut off: libsndfile would take what is there for all there was.
+
+    Returns:
+        Where the samples begin; None if it is no wav.
+    """
     if media.head[:4] != b"RIFF" or media.head[8:12] != b"WAVE":
-        return
+        return None
     at = 12
     for _ in range(_MOST_CHUNKS):
         media.file.seek(at)
@@ -135,6 +165,7 @@ def _check_wav(media: MediaFile) -> None:
             "truncated",
             f"holds {media.num_bytes - at - 8:,} bytes of samples, its header says {size:,}: it was cut off",
         )
+    return at + 8
 
 
 def _last_seek(media: MediaFile) -> int:
