@@ -432,12 +432,10 @@ def test_a_remote_parquet_costs_a_request_for_its_end_and_one_for_its_rows(web, 
     assert [line["method"] for line in web.requests("large")] == ["GET", "GET"]
 
 
-def test_a_remote_table_without_a_byte_or_without_ranges_is_read_all_the_same(web, tmp_path):
-    web.add_files({"empty.csv": b"", "rows.csv": b"index,size\na,1\n"})
+def test_a_remote_table_without_a_byte_is_a_table_without_columns(web, tmp_path):
+    web.add_files({"empty.csv": b""})
     with pytest.raises(ConfigError, match=r"empty\.csv has no column"):
         build_index(f"{web.url}/empty.csv", folder=tmp_path / "node")
-    web.fault(times=100, path="rows", ignore_range=True)
-    assert build_index(f"{web.url}/rows.csv", folder=tmp_path / "node").rows([0]) == [{"index": "a", "size": 1}]
 
 
 def test_many_remote_tables_that_do_not_fit_in_memory_together_are_read_as_they_are_needed(web, tmp_path):
