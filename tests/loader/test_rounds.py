@@ -553,3 +553,45 @@ def test_an_order_far_into_the_stream_costs_what_it_does_at_its_start():
     batch = next(iter(loader))["id"].numpy()
     places = np.arange(8) + 10**13 * 8000
     assert set(batch // 8000) == set(places % 10**9 // 8000)
+
+
+class TestWeights:
+    def test_heavy_chunks_come_more_often_and_nothing_is_given_up(self):
+        loader = loader_of(100, 5, 10, shuffle=True, chunk_weights=[0, 0, 0, 1], weight_floor=0.2)
+        ids = ids_of(itertools.chain(*loader.rounds(12)))
+        counts = np.bincount(ids, minlength=100)
+        # 0.2 for a weight of 0, and 0.2 + 0.8 · 4 for the one that has it all; six cycles of 100 were read.
+        assert counts[:75].sum() == pytest.approx(6 * 75 * 0.2, abs=12)
+        assert counts[75:].sum() == pytest.approx(6 * 25 * 3.4, abs=4)
+        assert counts.min() >= 1
+
+    def test_ranks_and_resuming_are_as_ever(self):
+        options = {"size": 50, "shuffle": True, "chunk_weights": (1, 3), "round_batches": 7}
+        alone = loader_of(**options, batch_size=4)
+        stream = ids_of(itertools.chain(*alone.rounds(10)))
+        saved = loader_of(**options, batch_size=4)
+        batches = itertools.chain.from_iterable(saved.rounds())
+        for _ in range(16):
+            next(batches)
+        state = json.loads(json.dumps(saved.state_dict()))
+        pair = [loader_of(**options, batch_size=2, world=World(dp_rank=rank, dp_size=2)) for rank in range(2)]
+        for loader in pair:
+            loader.load_state_dict(state)
+        dealt = [id_ for row in zip(*(ids_of(loader) for loader in pair), strict=True) for id_ in row]
+        assert dealt == stream[64 : 64 + len(dealt)]
+        assert len(dealt) == 4 * 5
+        with pytest.raises(StateMismatch, match="order is"):
+            loader_of(**{**options, "chunk_weights": (1, 4)}, batch_size=4).load_state_dict(state)
+
+    def test_samples_that_come_again_have_randomness_of_their_own(self):
+        loader = loader_of(20, 20, 1, chunk_weights=[9, 1], weight_floor=0.1, transform=subjects.jitter)
+        batch = next(iter(loader))
+        rows = list(zip(batch["id"].tolist(), batch["noise"].tolist(), strict=True))
+        assert len({id_ for id_, _ in rows}) < len(rows) == len(set(rows))
+
+    def test_what_has_no_meaning_is_refused(self):
+        for options in ({"shuffle": "window"}, {"length_bucket": 4}, {"shuffle": "within"}):
+            with pytest.raises(ConfigError, match="chunk_weights"):
+                loader_of(chunk_weights=[1, 2], **options)
+        with pytest.raises(ConfigError, match="weight_floor"):
+            loader_of(chunk_weights=[1, 2], weight_floor=0)

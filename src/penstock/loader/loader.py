@@ -28,6 +28,7 @@ from penstock.loader.running import Lanes, Running
 from penstock.loader.settings import (
     block_sizes_of,
     build_order,
+    build_weighted_order,
     check_assignment,
     check_collate,
     check_remainder,
@@ -43,6 +44,7 @@ from penstock.loader.settings import (
 )
 from penstock.loader.world import WorldOnce
 from penstock.plan.chunks import ChunkPlan
+from penstock.plan.order import Order
 from penstock.plan.rounds import Boundary
 from penstock.types import World, check_choice, check_int
 
@@ -76,6 +78,11 @@ class StreamingDataLoader(Running):
         round_batches: batches of this rank in a round, or a policy that is told of the last rounds before each and
             answers that number, the same on every rank. Iterating then gives the rest of the *round*, rounds follow
             each other through epochs (see `rounds()` and the guide "rounds"), and `len()` counts the round's batches.
+        chunk_weights: how often samples come, of equal consecutive chunks of the dataset, one weight each: in exact
+            proportion, a sample of a heavy chunk several times an epoch. They are part of the order, so other weights
+            are another stream. None: every sample once an epoch.
+        weight_floor: samples of a chunk with weight 0 come so many times an epoch, from just above 0 to 1, so that
+            each is seen at least once in about 1 / `weight_floor` epochs; others have the rest, by weight.
         num_workers: threads or processes that work ahead; 0 works in the trainer's thread. "auto": 0 for datasets that
             say `inline = True` (their fetch is a memory copy) and for plain map-style ones, else two threads per core,
             at most eight; a dataset's own `num_downloading_workers` comes first.
@@ -131,6 +138,8 @@ class StreamingDataLoader(Running):
         drop_last: bool = False,
         remainder: Boundary | None = None,
         round_batches: int | RoundPolicy | None = None,
+        chunk_weights: Sequence[float] | None = None,
+        weight_floor: float = 0.1,
         num_workers: int | Literal["auto"] = "auto",
         worker_type: Literal["auto", "thread", "process"] = "auto",
         prefetch: int | None = None,
@@ -178,8 +187,14 @@ class StreamingDataLoader(Running):
             if assignment == "claim":
                 stop_after = choose_stop(round_batches, stop_after)
         check_assignment(assignment, tracker, stop_after, uneven)
+
+        def order_of(shuffle: Any) -> Order:
+            if chunk_weights is not None:
+                return build_weighted_order(dataset, shuffle, self.seed, length_bucket, chunk_weights, weight_floor)
+            return build_order(dataset, shuffle, self.seed, window, length_bucket)
+
         if tracker is not None:
-            refuse_for_claims(shuffle, leftover, global_batch_size, length_bucket)
+            refuse_for_claims(shuffle, leftover, global_batch_size, length_bucket, chunk_weights)
             plan = ChunkPlan(
                 block_sizes=block_sizes_of(dataset),
                 chunk_size=check_int("dataset_chunk_size", dataset_chunk_size, minimum=1),
@@ -201,9 +216,7 @@ class StreamingDataLoader(Running):
             boundary = choose_boundary(round_batches, drop_last, remainder, shuffle)
             assigned = RoundPlanned(
                 dataset,
-                build_order(
-                    dataset, as_stored_where_within(shuffle, dataset, length_bucket), self.seed, window, length_bucket
-                ),
+                order_of(as_stored_where_within(shuffle, dataset, length_bucket, chunk_weights)),
                 is_within=shuffle == "within",
                 round_batches=round_batches,
                 boundary=boundary,
@@ -216,7 +229,7 @@ class StreamingDataLoader(Running):
         else:
             assigned = Planned(
                 dataset,
-                build_order(dataset, shuffle, self.seed, window, length_bucket),
+                order_of(shuffle),
                 seed=self.seed,
                 remainder=leftover,
                 batch_size=self.batch_size,

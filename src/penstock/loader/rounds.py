@@ -87,15 +87,21 @@ def choose_stop(round_batches: int | RoundPolicy, stop_after: Any) -> int:
     return round_batches
 
 
-def as_stored_where_within(shuffle: Any, dataset: Any, length_bucket: int | None) -> Any:
+def as_stored_where_within(shuffle: Any, dataset: Any, length_bucket: int | None, chunk_weights: Any) -> Any:
     """Give the shuffle to build an order with: none below rounds that are shuffled each in itself.
 
     Raises:
-        ConfigError: the dataset is a mix, or buckets of like length are asked for too.
+        ConfigError: the dataset is a mix, or an order of its own is asked for too.
     """
     if shuffle != "within":
         return shuffle
-    if hasattr(dataset, "build_mixture") or length_bucket is not None:
-        what = "length_bucket" if length_bucket is not None else "a mix"
-        raise ConfigError(f"shuffle='within' has no meaning for {what}, which is an order of its own: use shuffle=True")
+    for what, is_there in (
+        ("length_bucket", length_bucket is not None),
+        ("chunk_weights", chunk_weights is not None),
+        ("a mix", hasattr(dataset, "build_mixture")),
+    ):
+        if is_there:
+            raise ConfigError(
+                f"shuffle='within' has no meaning for {what}, which is an order of its own: use shuffle=True"
+            )
     return False

@@ -13,6 +13,7 @@ import numpy as np
 from penstock.errors import ConfigError
 from penstock.plan.order import GlobalShuffle, LengthBuckets, Order, Sequential, WindowShuffle
 from penstock.plan.plan import Remainder
+from penstock.plan.weighted import WeightedChunks
 from penstock.types import check_choice, check_int
 
 MAX_AUTO_THREADS = 8
@@ -87,6 +88,23 @@ def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucke
     return LengthBuckets(order, lengths, bucket=length_bucket, window=64 * length_bucket, seed=seed)
 
 
+def build_weighted_order(
+    dataset: Any, shuffle: Any, seed: int, length_bucket: int | None, weights: Any, floor: Any
+) -> Order:
+    """Build the order in which chunks of a dataset come by weight.
+
+    Raises:
+        ConfigError: an argument cannot work, or means another order.
+    """
+    if shuffle not in (None, False, True, "global") or length_bucket is not None or hasattr(dataset, "build_mixture"):
+        raise ConfigError(
+            "chunk_weights are an order of their own, shuffled or as stored: leave out length_bucket and "
+            f"shuffle={shuffle!r}, and give a mix its own weights"
+        )
+    size = build_order(dataset, False, seed, 1, None).num_samples
+    return WeightedChunks(size, weights, floor=floor, seed=seed if shuffle else None)
+
+
 def _build_mixture(dataset: Any, shuffle: Any, seed: int, window: int, length_bucket: int | None) -> Order:
     """Build the order of a mix: its streams each shuffled as `shuffle` says, or as they say themselves."""
     if length_bucket is not None:
@@ -118,12 +136,18 @@ def check_assignment(assignment: Any, tracker: Any, stop_after: Any, uneven: Any
         raise ConfigError(f"assignment='claim' needs tracker=penstock.ChunkTracker(…), got {tracker!r}")
 
 
-def refuse_for_claims(shuffle: Any, remainder: Remainder, global_batch_size: Any, length_bucket: Any) -> None:
+def refuse_for_claims(
+    shuffle: Any, remainder: Remainder, global_batch_size: Any, length_bucket: Any, chunk_weights: Any
+) -> None:
     """Refuse what has no meaning where batches never cross the chunks of one process."""
     check_choice("shuffle, by claims,", shuffle, (False, True, None))
     if remainder in ("pad", "carry"):
         raise ConfigError(f"remainder={remainder!r}: by claims batches never cross chunks, so 'short' or 'drop'")
-    for name, value in (("global_batch_size", global_batch_size), ("length_bucket", length_bucket)):
+    for name, value in (
+        ("global_batch_size", global_batch_size),
+        ("length_bucket", length_bucket),
+        ("chunk_weights", chunk_weights),
+    ):
         if value is not None:
             raise ConfigError(f"{name}={value!r} has no meaning by claims, where every process cuts its own chunks")
 
