@@ -35,9 +35,13 @@ _HOMES = {
     "transforms.image_augment": ("ChannelsFirst CropImage FitBucket FlipImage NormalizeImage RandomResizedCrop"),
     "transforms.image_header": "image_size",
     "transforms.image_shapes": "aspect_buckets nearest_bucket",
+    "transforms.latent_crop": "CropLatent",
+    "transforms.latent_presets": (
+        "audio_latent_pipeline image_latent_pipeline text_latent_pipeline video_latent_pipeline"
+    ),
     "transforms.latents": "LoadLatent SampleEmbedding SampleLatent",
     "transforms.metadata": "Cast ClassId Constants Drop Filter Gather LoadJson OneHot PickSubfield Rename",
-    "transforms.presets": "image_latent_pipeline image_pipeline metadata_pipeline text_pipeline",
+    "transforms.presets": "image_pipeline metadata_pipeline text_pipeline",
     "transforms.tokenizer": "Tokenizer",
     "transforms.tokenize_text": "TokenizeText",
     "transforms.audio": "DecodeAudio audio_pipeline",

@@ -14,7 +14,7 @@ from penstock.transforms.captions import ReadText, SampleText
 from penstock.transforms.image import DecodeImage, Method
 from penstock.transforms.image_augment import ChannelsFirst, FitBucket, FlipImage, NormalizeImage, RandomResizedCrop
 from penstock.transforms.image_shapes import Fit, Size
-from penstock.transforms.latents import LoadLatent, SampleEmbedding, SampleLatent
+from penstock.transforms.latent_presets import text_latent_pipeline
 from penstock.transforms.media import MAX_PIXELS
 from penstock.transforms.metadata import (
     Cast,
@@ -97,47 +97,6 @@ def image_pipeline(
     return chain
 
 
-def image_latent_pipeline(
-    field: str = "latent",
-    *,
-    out: str | None = None,
-    key: str | Mapping[str, str] | None = None,
-    sample: bool = True,
-    spread_field: str | None = None,
-    spread: Literal["std", "logvar"] = "std",
-    axis: int = 0,
-    scale: float = 1.0,
-    shift: float = 0.0,
-    random: bool = True,
-    required: bool = False,
-) -> list[Transform]:
-    """Make an image encoder's latents ready to train on: loaded, checked for NaN, drawn from their distribution.
-
-    Args:
-        field: the field that holds a path, or bytes, of .npy, .npz, .safetensors or .pt.
-        out: the field to write; None: the same.
-        key: see `LoadLatent`; a mapping {"mean": "latent", "std": "latent_std"} loads two arrays of a file.
-        sample: draw; False: the file holds the latent itself, or what a model wants as it is.
-        spread_field: the field with the spread, where `field` is the mean alone.
-        spread: what that is: "std", or "logvar".
-        axis: of mean and spread, where one comes after the other.
-        scale: the result is (z - shift) · scale.
-        shift: see scale.
-        random: False gives the mean, for validation.
-        required: None is an error, instead of None.
-
-    Returns:
-        Transforms: path | bytes → float32 [C, H, W].
-    """
-    written = None if isinstance(key, Mapping) else out
-    chain: list[Transform] = [LoadLatent(field, written, key=key, required=required)]
-    if sample:
-        name = field if isinstance(key, Mapping) else out or field
-        options: dict[str, Any] = {"spread_field": spread_field, "spread": spread, "axis": axis}
-        chain.append(SampleLatent(name, out, **options, scale=scale, shift=shift, random=random))
-    return chain
-
-
 def text_pipeline(
     field: str = "text",
     *,
@@ -175,8 +134,7 @@ def text_pipeline(
     if tokenizer is not None and seq_length is not None:
         chain.append(TokenizeText(tokenizer, seq_length, text_field=field))
     if embedding_field is not None:
-        chain.append(LoadLatent(embedding_field, key=embedding_key))
-        chain.append(SampleEmbedding(embedding_field, length=embedding_length, random=random))
+        chain += text_latent_pipeline(embedding_field, key=embedding_key, length=embedding_length, random=random)
     return chain
 
 
