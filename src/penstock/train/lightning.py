@@ -34,6 +34,7 @@ from penstock.train.lightning_options import (
     rounds_between_validations,
     uneven_accumulation,
 )
+from penstock.train.lightning_restart import expect_validation
 from penstock.train.round_bookmark import Bookmark, load_states
 from penstock.train.sequence_dataset import ChunkedSequenceDataset
 
@@ -79,19 +80,28 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         self._bookmark: Bookmark | None = None
         self._saved: list[dict[str, Any]] | None = None
         """States that the loaders have not been given yet."""
-        self._number = self._cycle = self._length = 0
-        """The round under way, the cycle it began in, its batches."""
+        self._number = self._cycle = 0
+        """The round under way, and the cycle it began in."""
         self._label = ""
         self._has_shown = self._has_logged = True
 
     def state_dict(self) -> dict[str, Any]:
         """Say where the training loaders stand: after the last batch trained on."""
         states = self._saved if self._bookmark is None else self._bookmark.states()
-        return {"loaders": states} if states else {}
+        return {"round": self._number, "cycle": self._cycle, "loaders": states} if states else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's states until the loaders are there."""
         self._bookmark, self._saved = None, state_dict["loaders"]
+        self._number, self._cycle = state_dict["round"], state_dict["cycle"]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """See that no round stays without its validation."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        if self._is_on and state and trainer.state.fn == "fit":
+            expect_validation(trainer, checkpoint, state["loaders"][0]["round_batches"])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work and lift the limits, before the trainer asks for loaders."""
@@ -129,7 +139,9 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         self._every = rounds_between_validations(trainer, len(leader), adapts=adapts(leader))
         if note := uneven_accumulation(trainer, len(leader), adapts=adapts(leader)):
             rank_zero_warn(note)
-        self._begin_round(leader)
+        # At the end of an epoch the round is still the one that was saved; the loader is ahead of it.
+        if not fit_loop.restarting or leader.batch_in_round:
+            self._begin_round(leader)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a round."""
@@ -202,7 +214,7 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
 
     def _begin_round(self, leader: Any) -> None:
         assert self._bookmark is not None
-        self._number, self._cycle, self._length = leader.round, leader.cycle, len(leader)
+        self._number, self._cycle = leader.round, leader.cycle
         self._label = label(leader)
         self._has_shown, self._has_logged = False, True
         self._bookmark.mark()
@@ -257,6 +269,11 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
         self.val_mode = val_mode
         self._given: dict[str, Any] = {"train": train, "val": val, "test": test}
         self._data = ChunkedSequenceDataset(train_chunk_size, val_chunk_size, batch_size=batch_size, **options)
+        # Lightning looks for methods of its own that are overridden, and takes an empty list for a loader.
+        if val is None:
+            self.val_dataloader = super().val_dataloader
+        if test is None:
+            self.test_dataloader = super().test_dataloader
         self._loaders: dict[str, Any] = {}
         self._callback: RoundsCallback | None = None
         self._saved: list[dict[str, Any]] | None = None
@@ -309,11 +326,11 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
         return loader
 
     def val_dataloader(self) -> Any:
-        """Give the validation loader: with rounds the same at each call; an empty list if there is no set."""
+        """Give the validation loader: with rounds the same at each call."""
         return self._loader("val")
 
     def test_dataloader(self) -> Any:
-        """Give the test loader, over all of the test set; an empty list if there is none."""
+        """Give the test loader, over all of the test set."""
         return self._loader("test")
 
     def teardown(self, stage: str) -> None:

@@ -1,0 +1,201 @@
+"""A run that was cut off goes on with the very next batch, from any checkpoint that Lightning can write."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning_subjects import Diary, Numbered, OwnLoaders, Unvalidated, fit, ten_in_fours, trainer
+
+from penstock import ConfigError, RoundsCallback, RoundsDataModule, StateMismatch
+
+# Lightning 2.6 compares tree specs in a way that torch 2.13 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+
+ROUNDS = 7
+WORKER = Path(__file__).resolve().parent.parent / "lightning_worker.py"
+
+
+class Saving(pl.Callback):
+    """Writes a checkpoint each time a hook is called, and notes how much had been done by then."""
+
+    def __init__(self, hook: str, folder: Path) -> None:
+        self.folder = folder
+        self.written: list[tuple[Path, int, int]] = []
+        setattr(self, hook, self._save)
+
+    def _save(self, trainer: pl.Trainer, module: Diary, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            path = self.folder / f"{len(self.written)}.ckpt"
+            trainer.save_checkpoint(path)
+            self.written.append((path, len(module.trained), len(module.validated)))
+
+
+def check_rest(whole: Diary, path: Path, trained: int, validated: int, **settings: Any) -> None:
+    """Resume from a checkpoint and compare with what the uninterrupted run did after it."""
+    resumed, _ = fit(ckpt_path=path, **settings)
+    assert resumed.trained == whole.trained[trained:], path
+    assert resumed.validated == whole.validated[validated:], path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end", "on_train_batch_end"])
+def test_any_checkpoint_resumes_with_the_next_batch_and_no_validation_is_lost_or_repeated(tmp_path, hook):
+    saving = Saving(hook, tmp_path)
+    whole, _ = fit(max_epochs=ROUNDS, callbacks=[saving])
+    assert len(saving.written) == (28 if hook == "on_train_batch_end" else ROUNDS)
+    assert len(whole.validated) == ROUNDS
+    for path, trained, validated in saving.written:
+        check_rest(whole, path, trained, validated, max_epochs=ROUNDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end"])
+def test_so_it_does_where_steps_are_counted_instead_of_rounds(tmp_path, hook):
+    saving = Saving(hook, tmp_path)
+    whole, _ = fit(max_steps=18, callbacks=[saving])
+    assert len(whole.trained) == 18
+    for path, trained, validated in saving.written:
+        check_rest(whole, path, trained, validated, max_steps=18)
+
+
+def test_a_checkpoint_is_right_whichever_callback_comes_first(tmp_path):
+    before, after = Saving("on_train_batch_end", tmp_path / "before"), Saving("on_train_batch_end", tmp_path / "after")
+    whole, _ = fit(max_epochs=2, callbacks=[before, RoundsCallback(), after])
+    for path, trained, validated in (before.written[5], after.written[5]):
+        check_rest(whole, path, trained, validated, max_epochs=2)
+
+
+def test_a_modules_own_loaders_resume_with_the_callback_alone(tmp_path):
+    saving = Saving("on_train_epoch_end", tmp_path)
+    whole, by = OwnLoaders(), trainer(max_epochs=3, callbacks=[RoundsCallback(), saving])
+    by.fit(whole)
+    path, trained, validated = saving.written[1]
+    resumed, by = OwnLoaders(), trainer(max_epochs=3, callbacks=[RoundsCallback()])
+    by.fit(resumed, ckpt_path=path)
+    assert (resumed.trained, resumed.validated) == (whole.trained[trained:], whole.validated[validated:])
+
+
+class Trouble(Exception):
+    """What goes wrong."""
+
+
+# What Lightning says of any trainer with such a callback: that it looks for a checkpoint to resume from, and finds none.
+with_exception_checkpoint = pytest.mark.filterwarnings(
+    "ignore:.*was called without a model:UserWarning", "ignore:.*there is no last checkpoint:UserWarning"
+)
+
+
+@with_exception_checkpoint
+@pytest.mark.parametrize("batch", [0, 2, 3])
+def test_a_batch_that_failed_is_the_first_one_after_the_checkpoint_of_its_exception(tmp_path, batch):
+    def fail(module: Diary, batch_idx: int) -> None:
+        if (module.current_epoch, batch_idx) == (2, batch):
+            raise Trouble
+
+    whole, _ = fit(max_epochs=4)
+    broken = Diary(before_step=fail)
+    with pytest.raises(Trouble):
+        fit(broken, max_epochs=4, callbacks=[OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
+    assert broken.trained == whole.trained[: 8 + batch]
+    check_rest(whole, tmp_path / "on_exception.ckpt", 8 + batch, 2, max_epochs=4)
+
+
+@with_exception_checkpoint
+def test_a_validation_that_failed_is_done_again_from_its_start(tmp_path):
+    class Failing(Diary):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx)
+            if len(self.validated) == 3 and batch_idx == 1:
+                raise Trouble
+
+    data = {"val_chunk_size": 3}
+    whole, _ = fit(data=ten_in_fours(**data), max_epochs=5)
+    with pytest.raises(Trouble):
+        saving = OnExceptionCheckpoint(tmp_path)
+        fit(Failing(), ten_in_fours(**data), max_epochs=5, callbacks=[saving], enable_checkpointing=True)
+    check_rest(whole, tmp_path / "on_exception.ckpt", 12, 2, data=ten_in_fours(**data), max_epochs=5)
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_batch_3_of_round_2_goes_on_with_batch_4(tmp_path):
+    """Both are processes of their own; ids are counted by the dataset as it is read, and by the module as it trains."""
+    reads, log = tmp_path / "reads", tmp_path / "log"
+    told = {
+        "log": str(log),
+        "reads": str(reads),
+        "size": 10,
+        "val_size": 5,
+        "data": {"batch_size": 1, "train_chunk_size": 4, "val_chunk_size": 2},
+        "trainer": {"max_epochs": ROUNDS},
+        "save": {
+            "dirpath": str(tmp_path),
+            "every_n_train_steps": 1,
+            "filename": "last",
+            "enable_version_counter": False,
+        },
+    }
+    # The third batch of the third round is trained and saved; the process ends as the fourth begins.
+    killed = work({**told, "kill": [2, 3]})
+    assert killed.returncode == -9
+    before = log.read_text().splitlines()
+    assert before[-1].startswith("train 0 2 2 ")
+    log.unlink()
+    was_read = reads.read_text().split()
+    reads.unlink()
+    resumed = work({**told, "resume": str(tmp_path / "last.ckpt")})
+    assert resumed.returncode == 0, resumed.stderr
+    after = log.read_text().splitlines()
+    assert after[0].startswith("train 0 2 3 ")
+
+    whole, _ = fit(max_epochs=ROUNDS)
+    lines = [line.split() for line in before + after]
+    assert [[int(line[-1])] for line in lines if line[0] == "train"] == whole.trained
+    assert [list(map(int, line[3:])) for line in lines if line[0] == "val"] == whole.validated
+    # The one that was in the killed process's hands, and was not trained on, is read again; nothing else is.
+    assert was_read[-1] == reads.read_text().split()[0]
+    assert [[int(index)] for index in was_read[:-1] + reads.read_text().split()] == whole.trained
+
+
+def work(*fits: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(WORKER), json.dumps(fits)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*exists and is not empty:UserWarning")
+def test_model_checkpoint_every_so_many_steps_resumes_within_a_round_and_at_its_end(tmp_path):
+    def settings() -> dict[str, Any]:
+        saving = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=2, save_top_k=-1, filename="{step}")
+        return {"max_epochs": 3, "callbacks": [saving], "enable_checkpointing": True}
+
+    whole, _ = fit(**settings())
+    for steps in (2, 4, 6):
+        check_rest(whole, tmp_path / f"step={steps}.ckpt", steps, (steps - 1) // 4, **settings())
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    _, by = fit(max_epochs=1)
+    by.save_checkpoint(tmp_path / "a.ckpt")
+    other = RoundsDataModule(Numbered(11), train_chunk_size=4)
+    with pytest.raises(StateMismatch, match="num_samples is 10 in the state, 11 here"):
+        fit(Unvalidated(), other, ckpt_path=tmp_path / "a.ckpt", max_epochs=2)
+
+
+def test_rounds_of_another_length_begin_after_the_one_under_way_or_are_refused(tmp_path):
+    saving = Saving("on_train_batch_end", tmp_path)
+    whole, _ = fit(max_epochs=2, callbacks=[saving])
+    path, trained, _ = saving.written[4]
+    with pytest.raises(ConfigError, match=r"in the middle of a round of 4 batches, and train_chunk_size=3"):
+        fit(data=ten_in_fours(train_chunk_size=3), ckpt_path=path, max_epochs=4)
+    resumed, _ = fit(
+        data=ten_in_fours(train_chunk_size=3), ckpt_path=path, max_epochs=4, reload_dataloaders_every_n_epochs=1
+    )
+    assert resumed.trained[:3] == whole.trained[trained:]
+    assert len(resumed.trained) == 3 + 2 * 3
+    assert len(resumed.validated) == 3
