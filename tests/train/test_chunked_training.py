@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -261,6 +262,53 @@ def test_what_is_missing_or_contradictory_is_said():
     module.setup_chunked_training(ChunkedSequenceDataset(dataset_train=TRAIN, dataset_val=VAL))
     with pytest.raises(ConfigError, match=r"configure_optimizers\(\) gave list: without a Trainer it must give one"):
         module.train_epoch_with_chunking()
+
+
+def test_a_copy_has_weights_of_its_own_and_shares_the_data():
+    module = net(BOTH)
+    module.train_epoch_with_chunking()
+    averaged = torch.optim.swa_utils.AveragedModel(module)
+    assert averaged.module._round_source is module._round_source
+    module.train_epoch_with_chunking()
+    assert not torch.equal(averaged.module.linear.weight, module.linear.weight)
+    # In another process it would train from the start.
+    sent = pickle.loads(pickle.dumps(module))
+    sent.trained.clear()
+    assert sent.train_epoch_with_chunking()["round"] == 0
+    assert sent.trained == module.trained[:5]
+    assert module.train_epoch_with_chunking()["round"] == 2
+
+
+PROCESS = """
+    import sys, torch
+    from penstock import ChunkedSequenceDataset, ChunkedTrainingMixin, ConfigError
+
+    class Net(ChunkedTrainingMixin, torch.nn.Module):
+        pass
+
+    torch.distributed.init_process_group("gloo", f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+    for config in ({"train_chunk_size": 2}, {}):
+        net = Net(config)
+        net.setup_chunked_training(ChunkedSequenceDataset(dataset_train=range(8)))
+        try:
+            net.train_epoch_with_chunking()
+        except ConfigError as error:
+            print(error)
+    torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_are_left_to_what_keeps_them_in_step(tmp_path):
+    """Each would train weights of its own, and nobody would notice."""
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(tmp_path / "meet")]
+    ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    for rank in ranks:
+        printed, _ = rank.communicate(timeout=120)
+        assert rank.returncode == 0
+        assert (
+            printed.count("trains one process, and this is one of 2: use a Trainer with RoundsCallback, or wrap") == 2
+        )
 
 
 UNDER_A_TRAINER = """

@@ -14,6 +14,7 @@ that would run a loop of their own refuse. Nothing of Lightning is imported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -26,12 +27,24 @@ from penstock.train.round_config import RoundSizes, resolve_rounds
 from penstock.train.sequence_dataset import ChunkedSequenceDataset
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where loaders come from. Copies of a module share it: weights are averaged by copying whole modules."""
+
+    data: ChunkedSequenceDataset
+    options: dict[str, Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Source:
+        return self
+
+
 class ChunkedTrainingMixin:
     """Gives a `torch.nn.Module` or LightningModule rounds, as its configuration says. Stands before it among the bases.
 
     The module has Lightning's `training_step(batch, batch_idx)`, which returns the loss, a mapping with "loss", or None
     to take no step; `configure_optimizers()`, which returns an optimizer; and, to be validated,
-    `validation_step(batch, batch_idx)`, which returns the loss, a mapping of metrics, or None.
+    `validation_step(batch, batch_idx)`, which returns the loss, a mapping of metrics, or None. Without a Trainer,
+    batches come as the loaders give them: with rounds `device=` moves them, else a step does.
 
     Args:
         config: anything `resolve_rounds` reads.
@@ -45,11 +58,17 @@ class ChunkedTrainingMixin:
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.round_sizes: RoundSizes = resolve_rounds(config)
-        self._round_data: tuple[ChunkedSequenceDataset, dict[str, Any]] | None = None
+        self._round_source: _Source | None = None
         self._round_loaders: dict[str, Any] = {}
         self._round_optimizer: torch.optim.Optimizer | None = None
         self._round_bookmark: Bookmark | None = None
         self._num_trained = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has weights of its own, and loaders of its own if it is trained.
+        begins_anew: dict[str, Any] = {"_round_loaders": {}, "_round_optimizer": None, "_round_bookmark": None}
+        state: Any = super().__getstate__()
+        return {**state, **begins_anew}
 
     @property
     def chunked_training_enabled(self) -> bool:
@@ -73,7 +92,7 @@ class ChunkedTrainingMixin:
                     f"{name} is {given} in the dataset and {asked} in the configuration: leave the former out"
                 )
             setattr(data, name, asked)
-        self._round_data = data, options
+        self._round_source = _Source(data, options)
         self._round_loaders.clear()
 
     def train_dataloader(self) -> Any:
@@ -149,14 +168,13 @@ class ChunkedTrainingMixin:
 
     def _loader(self, partition: str) -> Any:
         """Open the loader of a partition, once."""
-        if self._round_data is None:
+        if (source := self._round_source) is None:
             raise ConfigError(
                 f"{type(self).__name__} has no data yet: call setup_chunked_training(data), or give it a method "
                 f"{partition}_dataloader of its own"
             )
         if partition not in self._round_loaders:
-            data, options = self._round_data
-            self._round_loaders[partition] = getattr(data, f"{partition}_dataloader")(**options)
+            self._round_loaders[partition] = getattr(source.data, f"{partition}_dataloader")(**source.options)
         return self._round_loaders[partition]
 
     def _bookmark(self) -> Bookmark | None:
