@@ -18,8 +18,9 @@ from penstock.errors import ConfigError
 from penstock.transforms.audio_clip import Clip, read_clip
 from penstock.transforms.audio_crop import BY_LENGTH, BY_LOUDNESS
 from penstock.transforms.audio_source import open_audio
-from penstock.transforms.media import describe, take_field
-from penstock.transforms.media_options import check_above_0, seconds_of
+from penstock.transforms.clips import decode_clip
+from penstock.transforms.media import describe
+from penstock.transforms.media_options import check_above_0
 from penstock.types import check_choice, check_int
 
 CROPS = (*BY_LENGTH, *BY_LOUDNESS)
@@ -89,11 +90,7 @@ class DecodeAudio:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Decode the sound of a sample."""
-        value = take_field(sample, self.field, required=self.required)
-        out = self.out or self.field
-        if value is None:
-            return with_clip(sample, out, None)
-        return with_clip(sample, out, self.read(value, seconds_of(sample, self.offset), rng))
+        return decode_clip(self, Clip._fields, sample, rng)
 
     def read(self, value: Any, offset: float = 0.0, rng: np.random.Generator | None = None) -> Clip:
         """Decode one sound: what a call does to a field.
@@ -139,15 +136,3 @@ def audio_pipeline(
     ['DecodeAudio']
     """
     return [DecodeAudio(field=field, sample_rate=sample_rate, seconds=seconds, crop=crop, mono=mono, **options)]
-
-
-def with_clip(sample: Mapping[str, Any], out: str, clip: Clip | None) -> dict[str, Any]:
-    """Give the sample with a crop and what is to be known of it; None in all four fields if there is no sound."""
-    data, sample_rate, start, frames = clip or (None, None, None, None)
-    return {
-        **sample,
-        out: data,
-        f"{out}_sample_rate": sample_rate,
-        f"{out}_start": start,
-        f"{out}_frames": frames,
-    }

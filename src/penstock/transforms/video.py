@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import ConfigError
+from penstock.transforms.clips import decode_clip
 from penstock.transforms.image_shapes import FITS, Fit, Size, check_size
-from penstock.transforms.media import MAX_PIXELS, take_field
-from penstock.transforms.media_options import check_above_0, seconds_of
+from penstock.transforms.media import MAX_PIXELS
+from penstock.transforms.media_options import check_above_0
 from penstock.transforms.video_clip import Clip, read_clip
 from penstock.transforms.video_frame import METHODS
 from penstock.transforms.video_source import VideoSource
@@ -93,11 +94,7 @@ class DecodeVideo:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Decode the clip of a sample."""
-        value = take_field(sample, self.field, required=self.required)
-        out = self.out or self.field
-        if value is None:
-            return with_clip(sample, out, None)
-        return with_clip(sample, out, self.read(value, seconds_of(sample, self.offset), rng))
+        return decode_clip(self, Clip._fields, sample, rng)
 
     def read(self, value: Any, offset: float = 0.0, rng: np.random.Generator | None = None) -> Clip:
         """Decode one clip: what a call does to a field.
@@ -147,16 +144,3 @@ def video_pipeline(
     ['DecodeVideo']
     """
     return [DecodeVideo(field, frames=frames, fps=fps, size=size, crop=crop, **options)]
-
-
-def with_clip(sample: Mapping[str, Any], out: str, clip: Clip | None) -> dict[str, Any]:
-    """Give the sample with a clip and what is to be known of it; None in all five fields if there is none."""
-    data, times, start, fps, frames = clip or (None, None, None, None, None)
-    return {
-        **sample,
-        out: data,
-        f"{out}_times": times,
-        f"{out}_start": start,
-        f"{out}_fps": fps,
-        f"{out}_frames": frames,
-    }

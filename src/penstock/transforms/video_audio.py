@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import BadMedia, ConfigError
-from penstock.transforms import audio, video
 from penstock.transforms.audio import DecodeAudio
 from penstock.transforms.audio_clip import Clip as Sound
 from penstock.transforms.audio_clip import read_clip as read_sound
 from penstock.transforms.audio_container import ContainerSource
 from penstock.transforms.audio_source import AudioSource, open_audio
+from penstock.transforms.clips import with_clip
 from penstock.transforms.media import describe, take_field
 from penstock.transforms.media_file import MediaFile
 from penstock.transforms.media_options import seconds_of
@@ -71,8 +71,8 @@ class DecodeVideoAudio:
         if value is not None:
             clip, start_s = self._read_video(value, seconds_of(sample, self.video.offset), rng)
             sound = self._read_sound(audio_value, clip, start_s)
-        seen = video.with_clip(sample, self.video.out or self.video.field, clip)
-        return audio.with_clip(seen, self.audio.out or self.audio.field, sound)
+        seen = with_clip(sample, self.video.out or self.video.field, Clip._fields, clip)
+        return with_clip(seen, self.audio.out or self.audio.field, Sound._fields, sound)
 
     def _read_video(self, value: Any, offset: float, rng: np.random.Generator | None) -> tuple[Clip, float]:
         """Give the clip, and when it begins on the file's clock."""
