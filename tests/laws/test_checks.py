@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from penstock.testing import (
     check_lanes,
     check_order_law,
     check_resume,
+    check_rounds,
     check_state_size,
     first_difference,
 )
@@ -288,3 +290,56 @@ def test_a_difference_is_described(one, other, said):
     found = first_difference(one, other)
     assert found is not None
     assert re.fullmatch(re.escape(said), found), found
+
+
+class TestRoundChecksFail:
+    def make(self, kind, **options):
+        def make_loader(world):
+            return kind(subjects.Fetching(10), 2, round_batches=3, world=world, num_workers=0, **options)
+
+        return make_loader
+
+    def check(self, kind, **options):
+        check_rounds(self.make(kind, **options), 10)
+
+    def test_a_round_that_is_over_only_when_more_is_asked_for(self):
+        class Late(StreamingDataLoader):
+            def state_dict(self):
+                state = super().state_dict()
+                if state["batch"] or not state["round"] or self._turn is None:
+                    return state
+                return {**state, "round": state["round"] - 1, "batch": 3}
+
+        self.check(StreamingDataLoader)
+        with pytest.raises(AssertionError, match="the state after batch 2 of round 0"):
+            self.check(Late)
+
+    def test_an_iterator_that_moves_before_it_is_asked(self):
+        class Hasty(StreamingDataLoader):
+            def __iter__(self):
+                self.set_round(self.round + 1)
+                return super().__iter__()
+
+        with pytest.raises(AssertionError, match=r"iter\(\) alone moved"):
+            self.check(Hasty)
+
+    def test_a_length_that_is_not_kept(self):
+        class Brief(StreamingDataLoader):
+            def __iter__(self):
+                return itertools.islice(super().__iter__(), 2)
+
+        with pytest.raises(AssertionError, match="round 0 has 2 batches, len said 3"):
+            self.check(Brief)
+
+    def test_a_resumed_round_that_begins_anew(self):
+        class Forgetful(StreamingDataLoader):
+            def load_state_dict(self, state):
+                super().load_state_dict(state)
+                self.set_round(self.round)
+
+        with pytest.raises(AssertionError, match="saved after batch 1"):
+            self.check(Forgetful)
+
+    def test_cycles_that_lack_samples(self):
+        with pytest.raises(AssertionError, match="cycle 0 on 1 ranks lacks"):
+            self.check(StreamingDataLoader, chunk_weights=[1, 4])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import subjects
-from penstock import StreamingDataLoader, World
+from penstock import ChunkedDataLoader, StreamingDataLoader, World
 from penstock.testing import (
     CountingDataset,
     check_close,
@@ -15,6 +15,7 @@ from penstock.testing import (
     check_lanes,
     check_order_law,
     check_resume,
+    check_rounds,
     check_state_size,
 )
 
@@ -175,3 +176,19 @@ def test_a_state_is_small(order):
 @pytest.mark.parametrize("width", [4, 8192], ids=["small batches", "large batches"])
 def test_close_leaves_nothing(lane, width):
     check_close(lambda: StreamingDataLoader(CountingDataset(64, width=width), 8, **lane))
+
+
+@pytest.mark.parametrize("remainder", ["carry", "short", "pad"])
+@pytest.mark.parametrize("lane", LANES[:2], ids=NAMES[:2])
+def test_rounds_keep_their_law(remainder, lane):
+    check_rounds(
+        lambda world: StreamingDataLoader(
+            CountingDataset(23), 2, round_batches=3, shuffle=True, remainder=remainder, world=world, **lane
+        ),
+        23,
+        rounds=9,
+    )
+
+
+def test_a_chunked_dataloader_keeps_the_laws_of_rounds():
+    check_rounds(lambda world: ChunkedDataLoader(subjects.Plain(10), 1, 4, shuffle=True, world=world), 10)

@@ -23,6 +23,7 @@ from penstock.testing.laws import (
     check_resume,
     check_state_size,
 )
+from penstock.testing.round_laws import check_rounds
 
 __all__ = [
     "CountingDataset",
@@ -35,6 +36,7 @@ __all__ = [
     "check_lanes",
     "check_order_law",
     "check_resume",
+    "check_rounds",
     "check_state_size",
     "first_difference",
 ]

@@ -158,7 +158,7 @@ def check_epoch_is_permutation(
             of `loader.dataset` of these ids make; give it if the loader has a transform or a collate_fn.
     """
     for size in world_sizes:
-        with _World(make_loader, size, ids_of) as world:
+        with RanksInStep(make_loader, size, ids_of) as world:
             for epoch in range(epochs):
                 found = np.sort(np.array(world.read(), dtype=np.int64))
                 where = f"permutation: epoch {epoch} on {size} ranks"
@@ -192,15 +192,15 @@ def check_elastic(
             of `loader.dataset` of these ids make; give it if the loader has a transform or a collate_fn.
     """
     before, after = batch_sizes
-    with _World(lambda world: make_loader(world, before), 1, ids_of) as alone:
+    with RanksInStep(lambda world: make_loader(world, before), 1, ids_of) as alone:
         expected = alone.read() + alone.read()
     for saved, resumed in itertools.product(saved_on, resumed_on):
         where = f"elastic: {steps} steps on {saved} × {before}, the rest on {resumed} × {after}"
-        with _World(lambda world: make_loader(world, before), saved, ids_of) as world:
+        with RanksInStep(lambda world: make_loader(world, before), saved, ids_of) as world:
             found = world.read(steps)
             states = [loader.state_dict() for loader in world.loaders]
         assert all(state == states[0] for state in states), f"{where}: the ranks' states differ: {states}"
-        with _World(lambda world: make_loader(world, after), resumed, ids_of) as world:
+        with RanksInStep(lambda world: make_loader(world, after), resumed, ids_of) as world:
             for loader in world.loaders:
                 loader.load_state_dict(json.loads(json.dumps(states[-1])))
             found += world.read()
@@ -241,14 +241,14 @@ def check_close(make_loader: Callable[[], Any], *, steps: int = 2, within_s: flo
             assert not left, f"close: left behind {', '.join(left)}"
 
 
-class _World:
+class RanksInStep:
     """The loaders of all ranks of a world, read in step as their trainers would."""
 
     def __init__(self, make_loader: Callable[[World], Any], size: int, ids_of: IdsOf | None) -> None:
         self.loaders = [make_loader(World(dp_rank=rank, dp_size=size)) for rank in range(size)]
         self._ids_of = ids_of
 
-    def __enter__(self) -> _World:
+    def __enter__(self) -> RanksInStep:
         return self
 
     def __exit__(self, *error: object) -> None:
