@@ -92,8 +92,11 @@ class Turns(Generic[T]):
     def end(self, start: Start, count: int) -> None:
         """Learn from what a task of so many samples took."""
         began_s, cpu_began_s = start
-        cpu_s = self._own_clock() - cpu_began_s
         cheap_s = CHEAP_S * max(1, count)
+        if self._alone and self._clock() - began_s <= 2 * cheap_s:
+            # It neither worked nor waited for longer than it may.
+            return
+        cpu_s = self._own_clock() - cpu_began_s
         with self._lock:
             if self._alone:
                 if cpu_s > 2 * cheap_s or self._clock() - began_s > WAITS * max(cpu_s, cheap_s / 2):
