@@ -356,6 +356,12 @@ UNDER_A_TRAINER = """
     assert len(net.refused) == 10
     assert all("a Trainer is running this module already" in text for text in net.refused), net.refused
 
+    plain = Net({})
+    plain.setup_chunked_training(data())
+    lightning.Trainer(max_epochs=2, num_sanity_val_steps=0, limit_val_batches=2, **quiet).fit(plain)
+    assert type(plain.train_dataloader()) is torch.utils.data.DataLoader
+    assert sorted(plain.seen) == sorted(2 * list(range(10))) and plain.validated == [100, 101, 100, 101]
+
     alone = Net({"train": {"train_chunk_size": 4}})
     alone.setup_chunked_training(data())
     metrics = alone.train_epoch_with_chunking()

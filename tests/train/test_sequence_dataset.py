@@ -40,6 +40,11 @@ def test_sizes_given_and_inferred(train_size, val_size, train_batches, val_batch
     assert (len(train), train.total_chunks) == train_batches
     assert (len(val), val.total_chunks) == val_batches
     assert len(data.test_dataloader()) == 3
+    assert (data.train_chunk_size, data.val_chunk_size) == (
+        train_size or train_batches[0],
+        val_size or val_batches[0],
+    )
+    assert (data.explicit_train_chunk_size, data.explicit_val_chunk_size) == (train_size, val_size)
 
 
 def test_a_cycle_of_training_rounds_sees_each_sample_once_and_the_next_in_another_order():
@@ -118,6 +123,7 @@ def test_what_is_told_for_training_does_not_touch_evaluation_unless_it_is_told_t
 def test_without_sizes_every_loader_is_torchs_and_gives_what_one_built_by_hand_gives(options):
     data = partitions(**options)
     assert not data.use_chunked_training
+    assert data.train_chunk_size is data.val_chunk_size is None
     by_hand = [
         DataLoader(TRAIN, shuffle=True, **options),
         DataLoader(VAL, **{**options, "drop_last": False}),

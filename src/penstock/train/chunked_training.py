@@ -85,13 +85,14 @@ class ChunkedTrainingMixin:
         Raises:
             ConfigError: data has sizes of its own and they are others.
         """
+        sizes = self.round_sizes
         for name in ("train_chunk_size", "val_chunk_size"):
-            given, asked = getattr(data, name), getattr(self.round_sizes, name)
+            given, asked = getattr(data, f"explicit_{name}"), getattr(sizes, name)
             if given is not None and given != asked:
                 raise ConfigError(
                     f"{name} is {given} in the dataset and {asked} in the configuration: leave the former out"
                 )
-            setattr(data, name, asked)
+        data.set_chunk_sizes(sizes.train_chunk_size, sizes.val_chunk_size)
         self._round_source = _Source(data, options)
         self._round_loaders.clear()
 

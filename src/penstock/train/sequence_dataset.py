@@ -44,6 +44,8 @@ class ChunkedSequenceDataset:
     >>> data = ChunkedSequenceDataset(train_chunk_size=2, dataset_train=range(10), dataset_val=range(3), batch_size=4)
     >>> [len(data.train_dataloader()), len(data.val_dataloader()), len(data.test_dataloader())]
     [2, 1, 0]
+    >>> data.train_chunk_size, data.val_chunk_size, data.explicit_val_chunk_size
+    (2, 1, None)
     """
 
     def __init__(
@@ -56,8 +58,7 @@ class ChunkedSequenceDataset:
         dataset_test: Any = None,
         **options: Any,
     ) -> None:
-        self.train_chunk_size = check_chunk_size("train_chunk_size", train_chunk_size)
-        self.val_chunk_size = check_chunk_size("val_chunk_size", val_chunk_size)
+        self.set_chunk_sizes(train_chunk_size, val_chunk_size)
         self.dataset_train = dataset_train
         self.dataset_val = dataset_val
         self.dataset_test = dataset_test
@@ -66,7 +67,31 @@ class ChunkedSequenceDataset:
     @property
     def use_chunked_training(self) -> bool:
         """Tell whether there are rounds: either of the sizes is given."""
-        return self.train_chunk_size is not None or self.val_chunk_size is not None
+        return self.explicit_train_chunk_size is not None or self.explicit_val_chunk_size is not None
+
+    @property
+    def train_chunk_size(self) -> int | None:
+        """Batches of a training round: as given, or with rounds all of the set, counted after `setup`; else None."""
+        if self.explicit_train_chunk_size is None and self.use_chunked_training:
+            return len(self.train_dataloader())
+        return self.explicit_train_chunk_size
+
+    @property
+    def val_chunk_size(self) -> int | None:
+        """Batches of a validation round: as given, or with rounds all of the set, counted after `setup`; else None."""
+        if self.explicit_val_chunk_size is None and self.use_chunked_training:
+            return len(self.val_dataloader())
+        return self.explicit_val_chunk_size
+
+    def set_chunk_sizes(self, train_chunk_size: int | None, val_chunk_size: int | None) -> None:
+        """Change the sizes of rounds, for loaders that are made from now on.
+
+        Args:
+            train_chunk_size: as for the constructor.
+            val_chunk_size: as for the constructor.
+        """
+        self.explicit_train_chunk_size = check_chunk_size("train_chunk_size", train_chunk_size)
+        self.explicit_val_chunk_size = check_chunk_size("val_chunk_size", val_chunk_size)
 
     def setup(self) -> None:
         """Make the sets `dataset_train`, `dataset_val`, `dataset_test`; one that stays None is not there."""
@@ -86,7 +111,7 @@ class ChunkedSequenceDataset:
         options = {**self._options, **options}
         if not {"sampler", "batch_sampler"} & options.keys():
             options.setdefault("shuffle", True)
-        return self._loader(self.dataset_train, self.train_chunk_size, options)
+        return self._loader(self.dataset_train, self.explicit_train_chunk_size, options)
 
     def val_dataloader(self, **options: Any) -> Any:
         """Give a loader of validation batches: rounds if either size is given, else a torch DataLoader.
@@ -101,7 +126,7 @@ class ChunkedSequenceDataset:
             ConfigError: there is no sample to train or validate on, or an option cannot work.
         """
         self._set_up()
-        return self._evaluation(self.dataset_val, self.val_chunk_size, options)
+        return self._evaluation(self.dataset_val, self.explicit_val_chunk_size, options)
 
     def test_dataloader(self, **options: Any) -> Any:
         """Give a loader of all test batches, never cut in rounds; otherwise as `val_dataloader`.
