@@ -59,7 +59,7 @@ class Diary(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         (self.sanity if self.trainer.sanity_checking else self.validated)[-1].extend(batch.tolist())
-        self.log("val_loss", float(batch.float().mean()), sync_dist=True, add_dataloader_idx=False)
+        self.log("val_loss", float(batch.float().mean()), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:

@@ -1,7 +1,8 @@
 """A training run as a process of its own, or as several: a list of fits, each told by a JSON object.
 
-    {"log": FILE, "reads": FILE, "size": 10, "val_size": 5, "data": {RoundsDataModule's}, "trainer": {Trainer's}, "resume": CHECKPOINT or null,
-     "save": {ModelCheckpoint's} or null, "kill": [EPOCH, BATCH] or null, "keep": CHECKPOINT or null}
+    {"log": FILE, "reads": FILE, "size": 10, "val_size": 5, "data": {RoundsDataModule's}, "trainer": {Trainer's},
+     "resume": CHECKPOINT or null, "save": {ModelCheckpoint's} or null, "kill": [EPOCH, BATCH] or null,
+     "keep": CHECKPOINT or null}
 
 The log's lines are `train RANK EPOCH BATCH IDS…` and `val RANK EPOCH IDS…`; what they hold was done, however it ended.
 """
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_subjects import Diary, Numbered, fit
 
+from lightning_subjects import Diary, Numbered, fit
 from penstock import RoundsDataModule
 
 

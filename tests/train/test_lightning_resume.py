@@ -11,8 +11,8 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
-from lightning_subjects import Diary, Numbered, OwnLoaders, Unvalidated, fit, ten_in_fours, trainer
 
+from lightning_subjects import Diary, Numbered, OwnLoaders, Unvalidated, fit, ten_in_fours, trainer
 from penstock import ConfigError, RoundsCallback, RoundsDataModule, StateMismatch
 
 # Lightning 2.6 compares tree specs in a way that torch 2.13 calls deprecated.
@@ -86,7 +86,7 @@ class Trouble(Exception):
     """What goes wrong."""
 
 
-# What Lightning says of any trainer with such a callback: that it looks for a checkpoint to resume from, and finds none.
+# What Lightning says of any trainer with such a callback: that it looks for a checkpoint, and finds none.
 with_exception_checkpoint = pytest.mark.filterwarnings(
     "ignore:.*was called without a model:UserWarning", "ignore:.*there is no last checkpoint:UserWarning"
 )
@@ -117,8 +117,8 @@ def test_a_validation_that_failed_is_done_again_from_its_start(tmp_path):
 
     data = {"val_chunk_size": 3}
     whole, _ = fit(data=ten_in_fours(**data), max_epochs=5)
+    saving = OnExceptionCheckpoint(tmp_path)
     with pytest.raises(Trouble):
-        saving = OnExceptionCheckpoint(tmp_path)
         fit(Failing(), ten_in_fours(**data), max_epochs=5, callbacks=[saving], enable_checkpointing=True)
     check_rest(whole, tmp_path / "on_exception.ckpt", 12, 2, data=ten_in_fours(**data), max_epochs=5)
 

@@ -271,9 +271,9 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
         self._data = ChunkedSequenceDataset(train_chunk_size, val_chunk_size, batch_size=batch_size, **options)
         # Lightning looks for methods of its own that are overridden, and takes an empty list for a loader.
         if val is None:
-            self.val_dataloader = super().val_dataloader
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
         if test is None:
-            self.test_dataloader = super().test_dataloader
+            self.test_dataloader = super().test_dataloader  # type: ignore[method-assign]
         self._loaders: dict[str, Any] = {}
         self._callback: RoundsCallback | None = None
         self._saved: list[dict[str, Any]] | None = None
