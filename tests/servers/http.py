@@ -20,8 +20,8 @@ Control, by requests of its own:
     GET /__settled__   answers when no other answer is under way, or after a second.
 
 Each answer is a line of the log: method, path, query, range, status, sent (bytes of body that went out), auth,
-origin, connection (a number), start, end. A client that leaves early has its line too; status 0 is one that
-left before the answer began.
+key (X-Api-Key was there), accept_encoding, origin, connection (a number), start, end. A client that leaves early
+has its line too; status 0 is one that left before the answer began.
 """
 
 from __future__ import annotations
@@ -409,6 +409,8 @@ class Connection(asyncio.Protocol):
             "status": self.status,
             "sent": self.sent,
             "auth": bool(request.headers.get("authorization")),
+            "key": bool(request.headers.get("x-api-key")),
+            "accept_encoding": request.headers.get("accept-encoding"),
             "origin": self.origin.name,
             "connection": self.number,
             "start": self.began,

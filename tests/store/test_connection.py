@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -51,6 +52,16 @@ class Office:
 @pytest.fixture
 def office(hub):
     return Office(hub)
+
+
+@pytest.fixture
+def web2(tmp_path):
+    """A second server, on another port: another host to whom secrets are concerned."""
+    from servers.http_process import Web
+
+    started = Web(tmp_path / "web2")
+    yield started
+    started.kill()
 
 
 def s3_on(web, **options):
@@ -262,3 +273,54 @@ def test_what_authorizes_stays_with_the_host_it_was_given_for(web):
     assert open_store(f"http://me:SECRET@{host}/moved").get() == b"elsewhere"
     assert [line["auth"] for line in web.requests("/moved")] == [True, True]
     assert [line["auth"] for line in web.requests("/x.bin")] == [False, False]
+
+
+def test_no_header_of_the_users_goes_to_a_host_it_was_not_given_for(web, web2):
+    web2.add_files({f"{number}.bin": b"elsewhere" * 200 for number in range(4)})
+    web.fault(path="/moved", times=99, status=302, headers={"Location": f"{web2.url}/0.bin"})
+    web.fault(path="/1.bin", times=99, status=302, headers={"Location": f"{web2.url}/1.bin?signed=1"})
+    web.add_files({"2.bin": b"here"})
+    headers = {"X-Api-Key": "SECRET", "Authorization": "Bearer SECRET"}
+    assert open_store(f"{web.url}/moved", headers=headers).get_range("", 0, 9) == b"elsewhere"
+    assert open_store(web.url, headers=headers).head("1.bin").size == 1800
+    pieces = list(Fetcher({"headers": headers}).get_many([Wanted(f"{web.url}/{n}.bin") for n in (1, 2)]))
+    assert sorted(piece.data[:9] for piece in pieces) == [b"elsewhere", b"here"]
+    assert all(line["key"] for line in web.requests())
+    seen = web2.requests()
+    assert len(seen) >= 3
+    assert not any(line["key"] or line["auth"] for line in seen)
+    allowed = open_store(f"{web.url}/moved", headers=headers, headers_may_leave=True)
+    assert allowed.get_range("", 0, 9) == b"elsewhere"
+    assert web2.requests()[-1]["key"]
+
+
+def test_redirects_in_a_circle_fail_at_once_with_the_chain(web):
+    web.fault(path="^/a$", times=99, status=302, headers={"Location": "/b?token=SECRET"})
+    web.fault(path="^/b", times=99, status=302, headers={"Location": "/a"})
+    with pytest.raises(StoreError, match="redirected without end") as caught:
+        open_store(web.url).get("a")
+    assert str(caught.value).endswith(f"{web.url}/a → {web.url}/b → {web.url}/a")
+    assert len(web.requests("^/a$")) < 12
+
+
+def test_what_has_no_length_is_refused_at_once(web):
+    web.add_files({"page": b"made while it is sent"})
+    web.fault(path="/page", times=99, ignore_range=True, headers={"Content-Length": None})
+    with pytest.raises(StoreError, match="does not say how long it is"):
+        open_store(web.url).get("page")
+    assert len(web.requests("/page")) == 1
+
+
+def test_what_a_server_compresses_all_the_same_is_refused(web):
+    web.add_files({"x.bin": gzip.compress(b"x" * 1000)})
+    web.fault(path="/x.bin", times=99, ignore_range=True, headers={"Content-Encoding": "gzip"})
+    for ask in (
+        lambda: open_store(web.url).get("x.bin"),
+        lambda: next(piece.error for piece in Fetcher({}).get_many([Wanted(f"{web.url}/x.bin")]) if piece.error),
+    ):
+        try:
+            said = ask()
+        except StoreError as error:
+            said = error
+        assert "compressed (gzip) though it was asked not to" in str(said)
+    assert {line["accept_encoding"] for line in web.requests("/x.bin")} == {"identity"}

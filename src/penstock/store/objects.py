@@ -17,8 +17,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
+from penstock.store.failures import (
+    BucketMissing,
+    OutsideObject,
+    RangesIgnored,
+    WrongRegion,
+    first_line,
+    of_status,
+    reason_of,
+)
 from penstock.store.options import advice, check_addresses, variables
-from penstock.store.probe import NO_TLS, UNTRUSTED, probe
+from penstock.store.probe import probe
 from penstock.store.requests import Patience, Transient, held
 from penstock.store.urls import HTTP, Place, redact
 
@@ -28,29 +37,16 @@ if TYPE_CHECKING:
 
 REQUEST_S = timedelta(minutes=15)
 CONNECT_S = timedelta(seconds=10)
+IDLE_S = timedelta(seconds=20)
+"""After so long a connection that nobody uses is closed; a client would keep hundreds for minutes."""
 PAGE = 1000
 """Objects of one page of a listing."""
 _MISSING_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
 _WRONG_REGION = re.compile(r"without LOCATION|AuthorizationHeaderMalformed.*region|<Code>PermanentRedirect", re.DOTALL)
 _REGION = re.compile(r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>")
-_PROVIDER = re.compile(r"External \w+ credential provider: (\w+)")
 _EXPIRED = re.compile(r"<Code>(?:ExpiredToken|TokenRefreshRequired|RequestExpired)</Code>")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _PANICS = ("pyo3_runtime", "pyo3_async_runtimes")
-_REASONS = (
-    ("dns error", "the host is not known"),
-    ("Connection refused", "the connection was refused"),
-    ("IncompleteBody", "the connection ended in the middle of the body"),
-    ("kind: Interrupted", "the connection ended in the middle of the body"),
-    ("kind: Timeout", "no answer within the time-out"),
-    ("TimedOut", "no answer within the time-out"),
-    ("InvalidCertificate", UNTRUSTED),
-    ("InvalidContentType", NO_TLS),
-    ("AlertReceived", "the server and this client agree on no way to do TLS"),
-    ("PeerIncompatible", "the server and this client agree on no way to do TLS"),
-    ("tls handshake eof", "the connection ended in the TLS handshake"),
-)
-_FINAL = re.compile(r"InvalidCertificate|InvalidContentType|AlertReceived|PeerIncompatible")
 _memory: dict[str, Any] = {}
 _memory_lock = threading.Lock()
 
@@ -110,10 +106,14 @@ def _build(
     from obstore.store import HTTPStore, from_url
 
     check_addresses(scheme, options)
+    if scheme in HTTP:
+        # What is compressed on its way has neither a length nor ranges that mean anything here.
+        headers = {"Accept-Encoding": "identity", **headers}
     client = {
         "timeout": REQUEST_S,
         "connect_timeout": min(CONNECT_S, timedelta(seconds=timeout_s)),
         "read_timeout": timedelta(seconds=timeout_s),
+        "pool_idle_timeout": IDLE_S,
         "allow_http": True,
         **({"default_headers": headers} if headers else {}),
         **options.pop("client_options", {}),
@@ -127,7 +127,7 @@ def _build(
     except BaseException as error:
         if not _is_of_obstore(error, TypeError, ValueError):
             raise
-        said = advice(scheme, options, str(error)) or _first_line(error)
+        said = advice(scheme, options, str(error)) or first_line(error)
         raise ConfigError(f"cannot open {redact(root)}: {said}") from None
 
 
@@ -177,7 +177,19 @@ async def fetch(
         if start is not None:
             ranged = {"range": {"suffix": -start} if start < 0 else (start, stop)}
         result = await held(obstore.get_async(store, key, options=ranged))
+        _refuse_encoded(store, result)
         return (await held(result.bytes_async())).to_bytes(), result.meta
+
+
+def _refuse_encoded(store: ObjectStore, result: Any) -> None:
+    """Refuse what a web server compresses although it was asked not to. In a bucket that is how it is stored."""
+    from obstore.store import HTTPStore
+
+    encoding = result.attributes.get("Content-Encoding", "identity")
+    if isinstance(store, HTTPStore) and encoding.lower() not in ("", "identity"):
+        raise StoreError(
+            f"the server sends it compressed ({encoding}) though it was asked not to: have it send files as they are"
+        )
 
 
 async def describe(store: ObjectStore, key: str) -> Mapping[str, Any]:
@@ -293,7 +305,7 @@ def meaning(error: BaseException) -> Exception:
     text = str(error)
     if _is_panic(error):
         return StoreError("the client of the store broke on this request: check the storage options for odd values")
-    reason = _reason(text)
+    reason = reason_of(text)
     if _MISSING_BUCKET.search(text):
         return BucketMissing(reason)
     if _WRONG_REGION.search(text):
@@ -316,38 +328,7 @@ def meaning(error: BaseException) -> Exception:
         return StoreError(reason)
     if "169.254.169.254" in text or "InstanceMetadata" in text:
         return AccessDenied("no credentials were found: give them as storage options or in the environment")
-    return _of_status(text, reason)
-
-
-def _of_status(text: str, reason: str) -> Exception:
-    if _FINAL.search(text):
-        return StoreError(reason)
-    status = re.search(r"status code: (\d{3})", text)
-    if status is None:
-        # Memory's own way to say 416.
-        return OutsideObject(reason) if "Wanted range starting at" in text else Transient(reason)
-    code = int(status[1])
-    if code in (401, 403):
-        return AccessDenied(reason)
-    if code == 416:
-        return OutsideObject(reason)
-    passes = code >= 500 or code in (408, 425, 429)
-    return Transient(reason, code) if passes else StoreError(reason)
-
-
-class WrongRegion(StoreError):
-    """The bucket is elsewhere.
-
-    Args:
-        region: where; None if the server did not say.
-    """
-
-    def __init__(self, region: str | None) -> None:
-        where = f"the bucket is in {region}" if region else "the bucket is elsewhere"
-        super().__init__(
-            f"{where}, not in the region or at the endpoint that was asked: give region= (and endpoint=) of the bucket"
-        )
-        self.region = region
+    return of_status(text, reason)
 
 
 async def region_of(store: ObjectStore, bucket: str) -> str | None:
@@ -360,36 +341,6 @@ async def region_of(store: ObjectStore, bucket: str) -> str | None:
     root = given or "https://s3.amazonaws.com"
     answer = await probe(root, "" if virtual else bucket, {})
     return None if answer is None else answer.headers.get("x-amz-bucket-region")
-
-
-class BucketMissing(ObjectMissing):
-    """Not the object is missing but what should hold it."""
-
-
-class RangesIgnored(StoreError):
-    """The server sends the whole object, whatever range is asked for."""
-
-
-class OutsideObject(StoreError):
-    """The range begins where the object has no bytes; an empty object has none anywhere."""
-
-
-def _reason(text: str) -> str:
-    """Pick what a reader wants to know from an error of obstore."""
-    provider = _PROVIDER.search(text)
-    if provider:
-        # Not what the function said, which may hold what it was to give.
-        return f"the credential_provider failed ({provider[1]}): call it by hand to see why"
-    status = re.search(r"status code: (\d{3} [^:\n]*)", text)
-    if status:
-        code = re.search(r"<Code>(\w+)</Code>", text)
-        return f"the server says {status[1].strip()}" + (f" ({code[1]})" if code else "")
-    return next((words for sign, words in _REASONS if sign in text), _first_line(text))
-
-
-def _first_line(error: object) -> str:
-    lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
-    return redact(next((line for line in lines if line), "unknown error"))[:300]
 
 
 def described(meta: Mapping[str, Any]) -> tuple[int, str | None, datetime | None, str | None]:

@@ -25,6 +25,7 @@ LONGEST_S = 10.0
 LONGEST_LINE = 1 << 16
 LARGEST_PAGE = 256 << 20
 MOST_REDIRECTS = 5
+LONGEST_CHAIN = 10
 UNTRUSTED = "the server's certificate is not trusted"
 NO_TLS = "the server does not speak TLS there: write http:// instead of https://, or check the port"
 _PLAIN = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
@@ -102,6 +103,37 @@ async def read_page(url: str, headers: Mapping[str, str], timeout_s: float) -> t
         raise Transient(reason or type(error).__name__) from None
 
 
+async def redirects(root: str, key: str, headers: Mapping[str, str], timeout_s: float) -> list[str]:
+    """Ask where an object is: its URL, and those that it is redirected to, up to the first that is asked for twice.
+
+    Args:
+        root: see `probe`.
+        key: see `probe`.
+        headers: sent to the first server, and to no other.
+        timeout_s: longest silence of a server.
+
+    Raises:
+        Transient: no answer.
+    """
+    chain = [url_of(root, key)]
+    try:
+        while len(chain) <= LONGEST_CHAIN and chain[-1] not in chain[:-1]:
+            sent = {**login_of(chain[0]), **headers} if _same_server(chain[0], chain[-1]) else {}
+            answer, _ = await _exchange("GET", chain[-1], {**sent, "Range": "bytes=0-0"}, timeout_s, page=False)
+            onward = answer.headers.get("location")
+            if not 300 <= answer.status < 400 or onward is None:
+                break
+            chain.append(urljoin(chain[-1], onward))
+    except _FAILURES as error:
+        raise Transient(str(error) or "no answer within the time-out") from None
+    return chain
+
+
+def leaving(chain: list[str]) -> str | None:
+    """Give the first URL of a chain of redirects that is another server's; None if there is none."""
+    return next((url for url in chain if not _same_server(chain[0], url)), None)
+
+
 def url_of(root: str, key: str) -> str:
     """Give the URL of an object below a root that may have a query."""
     parts = urlsplit(root)
@@ -130,7 +162,9 @@ def _same_server(one: str, other: str) -> bool:
     return (left.scheme, left.hostname, left.port) == (right.scheme, right.hostname, right.port)
 
 
-async def _exchange(method: str, url: str, headers: Mapping[str, str], timeout_s: float) -> tuple[Answer, bytes]:
+async def _exchange(
+    method: str, url: str, headers: Mapping[str, str], timeout_s: float, *, page: bool = True
+) -> tuple[Answer, bytes]:
     parts = urlsplit(url)
     secure = ssl.create_default_context() if parts.scheme == "https" else None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -148,7 +182,8 @@ async def _exchange(method: str, url: str, headers: Mapping[str, str], timeout_s
         pairs = (line.partition(":") for line in rest if line)
         found = {name.lower(): value.strip() for name, _, value in pairs}
         answer = Answer(status=int(first.split()[1]), headers=found)
-        return answer, await _body(reader, answer, timeout_s) if method == "GET" and _is_page(answer) else b""
+        wanted = page and method == "GET" and _is_page(answer)
+        return answer, await _body(reader, answer, timeout_s) if wanted else b""
     finally:
         writer.close()
 

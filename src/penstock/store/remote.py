@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
 from penstock.store import objects
 from penstock.store.connection import Connection, Given, Headers
+from penstock.store.failures import CREDENTIALS, BucketMissing, RedirectedInCircles, WrongRegion
 from penstock.store.hub import HubAccess, file_facts, hub_access, hub_commit, hub_tree, refusal
 from penstock.store.listings import list_objects
 from penstock.store.probe import Answer, probe
@@ -37,6 +38,7 @@ class RemoteStore:
         timeout_s: longest silence of the server.
         retries: attempts after a first that failed in a way that may pass.
         headers: sent with each request (HTTP and Hub); or a function that gives them, see `Connection`.
+        headers_may_leave: they go along where another server is redirected to.
         options: see `open_store`.
     """
 
@@ -47,13 +49,20 @@ class RemoteStore:
         timeout_s: float = TIMEOUT_S,
         retries: int = Patience().retries,
         headers: Headers | None = None,
+        headers_may_leave: bool = False,
         **options: Any,
     ) -> None:
         if not isinstance(timeout_s, int | float) or timeout_s <= 0:
             raise ConfigError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
         if headers and place.scheme not in (*HTTP, "hf"):
             raise ConfigError(f"headers are for http(s):// and hf://, not for {place.scheme}://")
-        given = {"timeout_s": timeout_s, "retries": retries, "headers": headers, **options}
+        given = {
+            "timeout_s": timeout_s,
+            "retries": retries,
+            "headers": headers,
+            "headers_may_leave": headers_may_leave,
+            **options,
+        }
         self._place, self._at = place, place
         self._pinning = threading.Lock()
         self._given = Given(given)
@@ -65,7 +74,12 @@ class RemoteStore:
             self._at = self._hub.files_at(place.key)
         fixed = self._hub.headers if self._hub else {}
         self._connection = Connection(
-            self._at, headers=headers, fixed=fixed, timeout_s=float(timeout_s), options=options
+            self._at,
+            headers=headers,
+            fixed=fixed,
+            timeout_s=float(timeout_s),
+            options=options,
+            headers_may_leave=headers_may_leave,
         )
 
     def __repr__(self) -> str:
@@ -114,9 +128,7 @@ class RemoteStore:
         if self._pin():
             size, tag, commit = file_facts(run(self._persist(path, "HEAD", self._headers_of)))
             return ObjectInfo(path=path, size=size, etag=tag, version=commit)
-        size, etag, changed, version = objects.described(
-            run(self._persist(path, "HEAD", lambda key: objects.describe(self._connection.client, key)))
-        )
+        size, etag, changed, version = objects.described(run(self._persist(path, "HEAD", self._describe)))
         return ObjectInfo(path=path, size=size, etag=etag, last_modified=changed, version=version)
 
     def peek(self, path: str = "", *, num_bytes: int, at_end: bool = False) -> tuple[ObjectInfo, bytes]:
@@ -134,6 +146,10 @@ class RemoteStore:
                 size, etag, changed, version = objects.described(meta)
                 return ObjectInfo(path=path, size=size, etag=etag, last_modified=changed, version=version), data
         return self.head(path), b""
+
+    async def _describe(self, key: str) -> Mapping[str, Any]:
+        client, there = await self._connection.target(key)
+        return await objects.describe(client, there)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Describe all objects below a prefix, however deep, page by page.
@@ -265,12 +281,18 @@ class RemoteStore:
             if failed is not None:
                 first, failed = failed, None
                 raise first
-            data, meta = await objects.fetch(self._connection.client, key, start, stop, described=described)
+            client, there = await self._connection.target(key)
+            data, meta = await objects.fetch(client, there, start, stop, described=described)
             if etag is not None and meta is not None and meta["e_tag"] not in (etag, None):
                 raise ObjectChanged(f"it was {etag} when it was opened and is now {meta['e_tag']}")
             return data, meta
 
         return await self._persist(path, "GET", request, began)
+
+    @property
+    def direct(self) -> bool:
+        """Whether `attempt` may be used."""
+        return not self._connection.guarded
 
     def attempt(self, path: str, start: int, stop: int) -> asyncio.Future[Any]:
         """Make one attempt at bytes [start, stop) of an object, on the background thread; see `objects.begin_range`."""
@@ -316,8 +338,10 @@ class RemoteStore:
         except StoreError as error:
             if str(error).startswith(what):
                 raise
-            if isinstance(error, objects.WrongRegion) and error.region is None:
-                error = objects.WrongRegion(await objects.region_of(self._connection.client, self._bucket()))
+            if isinstance(error, RedirectedInCircles):
+                raise StoreError(f"{what} failed: {error}: {await self._connection.way_to(key)}") from error
+            if isinstance(error, WrongRegion) and error.region is None:
+                error = WrongRegion(await objects.region_of(self._connection.client, self._bucket()))
             raise StoreError(f"{what} failed: {error}") from error
 
     async def _ask(self, key: str) -> Answer | None:
@@ -339,8 +363,8 @@ class RemoteStore:
             message = headers.get("x-error-message", str(error))
             return refusal(self._hub, shown, status, headers.get("x-error-code", ""), message)
         if isinstance(error, AccessDenied):
-            return AccessDenied(f"{shown} may not be read: {error}. {_CREDENTIALS.get(self._at.scheme, '')}")
-        if isinstance(error, objects.BucketMissing) or await self._bucket_is_missing():
+            return AccessDenied(f"{shown} may not be read: {error}. {CREDENTIALS.get(self._at.scheme, '')}")
+        if isinstance(error, BucketMissing) or await self._bucket_is_missing():
             return ObjectMissing(f"{shown} does not exist: there is no bucket or container {self._at.shown_root()}")
         return ObjectMissing(f"{shown} does not exist")
 
@@ -350,7 +374,7 @@ class RemoteStore:
             return False
         try:
             await objects.next_page(objects.listing(self._connection.client, "penstock-no-such-prefix"))
-        except objects.BucketMissing:
+        except BucketMissing:
             return True
         except (StoreError, Transient):
             # Any other refusal leaves the first error as what is known.
@@ -372,12 +396,3 @@ def ended_early(what: str, start: int, stop: int, length: int) -> StoreError:
 def _reopened(place: Place, given: Mapping[str, Any]) -> RemoteStore:
     """Open a store that came from another process; one of the Hub stays at its commit."""
     return RemoteStore(place, **given)
-
-
-_CREDENTIALS = {
-    "s3": "Give access_key_id and secret_access_key as storage options or AWS_* variables, or skip_signature=True",
-    "gs": "Give service_account_path as a storage option, or GOOGLE_APPLICATION_CREDENTIALS, or skip_signature=True",
-    "az": "Give account_name and account_key or sas_key as storage options or AZURE_* variables",
-    "http": "Give headers={'Authorization': …} as a storage option",
-    "https": "Give headers={'Authorization': …} as a storage option",
-}

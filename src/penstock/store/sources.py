@@ -12,11 +12,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from penstock.errors import ObjectChanged, StoreError
+from penstock.errors import ConfigError, ObjectChanged, StoreError
 from penstock.store.bridge import BridgeStore
 from penstock.store.pace import Pace
 from penstock.store.remote import RemoteStore, ended_early
@@ -43,8 +44,7 @@ class Source:
     def __init__(self, place: Place, store: Callable[[], Store], threads: ThreadPoolExecutor) -> None:
         self._place, self._opener, self._threads = place, store, threads
         self._opened: Store | None = None
-        self.direct = place.is_own and place.scheme != "file"
-        """Whether single attempts can be made without a task or a thread of their own."""
+        self._own = place.is_own and place.scheme != "file"
         self.ranges = True
         """False once it has answered a request for a range with the whole object."""
         self.mean_bytes = float(FIRST_GUESS)
@@ -56,6 +56,16 @@ class Source:
         if self._opened is None:
             self._opened = self._opener()
         return self._opened
+
+    @property
+    def direct(self) -> bool:
+        """Whether single attempts can be made without a task or a thread of their own."""
+        if not self._own:
+            return False
+        # A store that can't be opened says so at the attempt.
+        with suppress(StoreError, ConfigError):
+            return not isinstance(self._store, RemoteStore) or self._store.direct
+        return True
 
     def open(self) -> None:
         """Open the store now, and find out what its URL leaves open.

@@ -89,7 +89,8 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
             `hf://ORG/NAME[@REVISION]/PATH`, `file:///PATH`, `memory://NAME`, a local path, or what fsspec has a
             driver for, such as `sftp://USER@HOST/PATH`.
         storage_options: `timeout_s` (30, longest silence of a server), `retries` (6), `headers` (HTTP and
-            Hub; a mapping, or a function that gives one and is called again when it is refused); `token` and
+            Hub; a mapping, or a function that gives one and is called again when it is refused; they stay with
+            their server unless `headers_may_leave=True`); `token` and
             `endpoint` for the Hub, else HF_TOKEN and HF_ENDPOINT, read when the store is opened; for the clouds
             whatever obstore's S3Store, GCSStore and AzureStore take: `region`, `endpoint`, `access_key_id`,
             `skip_signature`, `credential_provider` (called again when what it gave expires or is refused) …;

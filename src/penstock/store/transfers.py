@@ -21,7 +21,8 @@ from typing import Any
 
 from penstock.errors import StoreError
 from penstock.store import requests
-from penstock.store.objects import OutsideObject, RangesIgnored, meaning
+from penstock.store.failures import OutsideObject, RangesIgnored
+from penstock.store.objects import meaning
 from penstock.store.pace import FLOOR_S
 from penstock.store.trips import Part, Trip, Whole
 from penstock.store.wanted import Piece
