@@ -39,8 +39,6 @@ REQUEST_S = timedelta(minutes=15)
 CONNECT_S = timedelta(seconds=10)
 IDLE_S = timedelta(seconds=20)
 """After so long a connection that nobody uses is closed; a client would keep hundreds for minutes."""
-IDLE_S = timedelta(seconds=20)
-"""After so long a connection that nobody uses is closed; a client would keep hundreds for minutes."""
 PAGE = 1000
 """Objects of one page of a listing."""
 _MISSING_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
@@ -115,7 +113,6 @@ def _build(
         "timeout": REQUEST_S,
         "connect_timeout": min(CONNECT_S, timedelta(seconds=timeout_s)),
         "read_timeout": timedelta(seconds=timeout_s),
-        "pool_idle_timeout": IDLE_S,
         "pool_idle_timeout": IDLE_S,
         "allow_http": True,
         **({"default_headers": headers} if headers else {}),
