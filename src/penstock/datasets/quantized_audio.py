@@ -147,7 +147,7 @@ class QuantizedAudioDataset:
     def __repr__(self) -> str:
         what = f"{str(self.files.folder)!r}, bits={self.form.bits}, quantization={self.form.quantization!r}"
         return (
-            f"QuantizedAudioDataset({what}, sample_len={self.form.sample_len}: {len(self):,} samples of "
+            f"{type(self).__name__}({what}, sample_len={self.form.sample_len}: {len(self):,} samples of "
             f"{len(self.files.names):,} files)"
         )
 
