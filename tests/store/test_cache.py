@@ -463,6 +463,24 @@ def test_files_from_before_a_crash_of_the_system_are_compared_with_their_checksu
     assert sorted(line["path"] for line in site.requests()) == ["/0.bin", "/1.bin", "/2.bin"]
 
 
+@pytest.mark.parametrize("how", ["changed", "cut", "removed", "touched"])
+def test_a_file_that_somebody_changed_is_fetched_again_by_the_next_process_that_looks(site, folder, opened, how):
+    with opened() as cache:
+        path = Path(cache.acquire(wanted(site, 0, 1))[0])
+    if how == "changed":
+        path.write_bytes(b"#" * SIZE)
+    elif how == "cut":
+        os.truncate(path, 100)
+    elif how == "removed":
+        path.unlink()
+    else:
+        path.touch()
+    files = opened().acquire(wanted(site, 0, 1))
+    assert [Path(file).read_bytes() for file in files] == [content(0), content(1)]
+    assert len(site.requests(r"/0\.bin")) == (1 if how == "touched" else 2)
+    assert len(site.requests(r"/1\.bin")) == 1
+
+
 def test_verify_finds_and_removes_what_is_damaged(site, folder, opened):
     cache = opened()
     paths = [str(file) for file in cache.acquire(wanted(site, *range(5)))]

@@ -18,7 +18,7 @@ from penstock.errors import ObjectChanged, StoreError, StoreUnavailable
 from penstock.node.disk import store_errors
 from penstock.store.cache_flights import Dropped, Flight
 from penstock.store.cache_rows import Claimed
-from penstock.store.cache_shelf import Shelf, checksum_of_file, create, write_all
+from penstock.store.cache_shelf import Shelf, checksum_of_file, create, mark, write_all
 from penstock.store.many import LONGEST_S, Fetcher, Pieces
 from penstock.store.urls import redact
 from penstock.store.wanted import Piece, Wanted
@@ -54,6 +54,8 @@ class _Parts:
         found = checksum_of_file(self.path)
         if self._missing or found is None or found[0] != self._size:
             raise StoreError(f"of {self._size:,} bytes {self._missing:,} are missing")
+        with store_errors(self.path):
+            mark(self.path, found[1])
         self._shelf.book.written(self._entry, *found, etag)
 
     def drop(self) -> None:

@@ -4,12 +4,14 @@
          ──▶ claim ──▶ make room, write ──▶ published with the next change of the book
 
 No file is synced: after a crash of the system, which rows know by their `boot`, a file is compared with
-its size and checksum before it is used.
+its size and checksum before it is used. So is one that somebody has changed: a file's time of change has its
+checksum in the place of the fraction of a second, which each process looks at once for each file.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +25,7 @@ from penstock.store.cache_rows import Claimed, Row
 from penstock.store.wanted import Wanted
 
 READ_BYTES = 1 << 20
+SECOND_NS = 1_000_000_000
 
 
 class Shelf:
@@ -48,17 +51,32 @@ class Shelf:
         return wanted.size is None or wanted.start is not None or wanted.size == row.size
 
     def unsound(self, found: Sequence[Row]) -> set[int]:
-        """Read files that were written before the system's last start; give the entries that are not what they were."""
-        old = [row for row in found if row.boot != self.book.boot]
+        """Read files that may have been changed; give the entries that are not what they were.
+
+        These are files of before the system's last start, and files whose size or time of change is another.
+
+        Cost: 2 µs for each file that need not be read.
+        """
+        old = [row for row in found if row.boot != self.book.boot or not self._is_untouched(row)]
         if not old:
             return set()
         sound = [row for row in old if checksum_of_file(self.book.path_of(row)) == (row.size, row.checksum)]
+        for row in sound:
+            with suppress(OSError):
+                mark(self.book.path_of(row), row.checksum)
         with self.book.changing() as db:
             rows.vouch(db, sound, self.book.boot)
         bad = {row.id for row in old} - {row.id for row in sound}
         if bad:
             self.discard([row.key for row in old if row.id in bad])
         return bad
+
+    def _is_untouched(self, row: Row) -> bool:
+        try:
+            found = os.stat(self.book.path_of(row))
+        except OSError:
+            return False
+        return found.st_size == row.size and found.st_mtime_ns % SECOND_NS in (row.checksum % SECOND_NS, 0)
 
     def claim(self, wanted: Sequence[tuple[bytes, str, Wanted]], claimed: list[Claimed]) -> list[Row | Claimed | None]:
         """Claim what is not there.
@@ -126,12 +144,14 @@ class Shelf:
                 descriptor = create(path)
                 try:
                     write_all(descriptor, data, 0)
+                    checksum = zlib.crc32(data)
+                    mark(descriptor, checksum)
                 finally:
                     os.close(descriptor)
         except BaseException:
             self.room.give_back(len(data))
             raise
-        self.book.written(entry, len(data), zlib.crc32(data), etag)
+        self.book.written(entry, len(data), checksum, etag)
         return path
 
     def give_up(self, entries: Sequence[Claimed]) -> None:
@@ -172,6 +192,15 @@ def create(path: str) -> int:
         except FileExistsError:
             os.unlink(path)
     return os.open(path, flags, 0o666)
+
+
+def mark(file: str | int, checksum: int) -> None:
+    """Let a file's time of change say that it was last changed here.
+
+    A file system that keeps no fractions of a second says 0 then, and of its files only the size is looked at.
+    """
+    now = time.time_ns()
+    os.utime(file, ns=(now, now // SECOND_NS * SECOND_NS + checksum % SECOND_NS))
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:
