@@ -97,8 +97,10 @@ def side_by_side(folder: Path, kind: str, sample_len: int, quantization: str, ba
     dataset = QuantizedAudioDataset(folder, sample_len=sample_len, quantization=quantization, drop_tail=True)
     ours = StreamingDataLoader(dataset, BATCH, shuffle=True, drop_last=True)
     contenders = {"penstock": rate_of(ours, batches)}
+    by_hand = []
     for keeps_open, workers in itertools.product((False, True), WORKERS):
         data = ByHand(paths, sample_len, quantization, keeps_open=keeps_open)
+        by_hand.append(data)
         peer = torch.utils.data.DataLoader(
             data, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
         )
@@ -109,6 +111,8 @@ def side_by_side(folder: Path, kind: str, sample_len: int, quantization: str, ba
     best = max((name for name in ratios if name != "penstock"), key=ratios.__getitem__)
     print(f"  penstock is {1 / ratios[best]:.2f} × the best of torch ({best})")
     ours.close()
+    for file in itertools.chain.from_iterable(data.open.values() for data in by_hand):
+        file.close()
     return ratios
 
 
