@@ -85,6 +85,7 @@ _HOMES = {
     "train.round_config": "RoundSizes resolve_rounds",
     "train.sequence_dataset": "ChunkedSequenceDataset",
     "train.chunked_training": "ChunkedTrainingMixin",
+    "train.evaluation_rounds": "EvaluationRounds",
     "train.lightning": "RoundsCallback RoundsDataModule",
     "train.rollout": "chunked_segment_rollout recommend_chunk_size recommend_dataset_chunk_size",
 }

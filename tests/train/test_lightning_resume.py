@@ -13,7 +13,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from lightning_subjects import Diary, Numbered, OwnLoaders, Unvalidated, fit, ten_in_fours, trainer
-from penstock import ConfigError, RoundsCallback, RoundsDataModule, StateMismatch
+from penstock import ConfigError, RoundsCallback, RoundsDataModule, StateMismatch, StreamingDataLoader
 
 # Lightning 2.6 compares tree specs in a way that torch 2.13 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -63,6 +63,17 @@ def test_so_it_does_where_steps_are_counted_instead_of_rounds(tmp_path, hook):
     assert len(whole.trained) == 18
     for path, trained, validated in saving.written:
         check_rest(whole, path, trained, validated, max_steps=18)
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end"])
+@pytest.mark.parametrize("further", [{"max_steps": 18}, {"max_epochs": 5}])
+def test_a_round_that_max_steps_cut_off_is_gone_on_with(tmp_path, hook, further):
+    saving = Saving(hook, tmp_path)
+    whole, _ = fit(**further)
+    fit(max_steps=6, callbacks=[saving])
+    path, trained, validated = saving.written[-1]
+    assert (trained, validated) == (6, 1)
+    check_rest(whole, path, trained, validated, **further)
 
 
 def test_a_checkpoint_is_right_whichever_callback_comes_first(tmp_path):
@@ -185,6 +196,22 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     other = RoundsDataModule(Numbered(11), train_chunk_size=4)
     with pytest.raises(StateMismatch, match="num_samples is 10 in the state, 11 here"):
         fit(Unvalidated(), other, ckpt_path=tmp_path / "a.ckpt", max_epochs=2)
+
+
+def test_a_run_that_began_without_rounds_goes_on_with_them_after_an_epochs_end(tmp_path):
+    class Whole(OwnLoaders):
+        def train_dataloader(self) -> Any:
+            return StreamingDataLoader(Numbered(10), 1, shuffle=True)
+
+    saving = [Saving("on_train_epoch_end", tmp_path / "end"), Saving("on_train_batch_end", tmp_path / "middle")]
+    whole = Whole()
+    trainer(max_epochs=2, callbacks=saving).fit(whole)
+    resumed = OwnLoaders()
+    by = trainer(max_epochs=3, callbacks=[RoundsCallback()])
+    by.fit(resumed, ckpt_path=saving[0].written[0][0])
+    assert resumed.trained == whole.trained[10:18]
+    with pytest.raises(ConfigError, match="cannot be resumed with these"):
+        trainer(max_epochs=3, callbacks=[RoundsCallback()]).fit(OwnLoaders(), ckpt_path=saving[1].written[2][0])
 
 
 def test_rounds_of_another_length_begin_after_the_one_under_way_or_are_refused(tmp_path):

@@ -34,7 +34,7 @@ from penstock.train.lightning_options import (
     rounds_between_validations,
     uneven_accumulation,
 )
-from penstock.train.lightning_restart import expect_validation
+from penstock.train.lightning_restart import expect_validation, loader_states, reopen_epoch
 from penstock.train.round_bookmark import Bookmark, load_states
 from penstock.train.sequence_dataset import ChunkedSequenceDataset
 
@@ -98,10 +98,17 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """See that no round stays without its validation."""
+        """See that a round is gone on with where it was cut off, and does not stay without its validation."""
+        if not self._is_on or trainer.state.fn != "fit":
+            return
         state = checkpoint["callbacks"].get(self.state_key)
-        if self._is_on and state and trainer.state.fn == "fit":
-            expect_validation(trainer, checkpoint, state["loaders"][0]["round_batches"])
+        if not state:
+            # Written without this callback: what Lightning has of the loaders is right at least where an epoch ended.
+            self._saved = loader_states(checkpoint)
+        else:
+            leader = state["loaders"][0]
+            reopen_epoch(checkpoint, leader["batch"])
+            expect_validation(trainer, checkpoint, leader["round_batches"])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work and lift the limits, before the trainer asks for loaders."""
@@ -150,7 +157,9 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         self._bookmark.move_to(training_rounds(flat(trainer.train_dataloader)))
         leader = self._bookmark.loaders[0]
         if not trainer.fast_dev_run:
-            check_in_step(leader, 0, trainer.fit_loop.max_batches)
+            fit_loop = trainer.fit_loop
+            done = fit_loop.epoch_loop.batch_progress.current.processed if fit_loop.restarting else 0
+            check_in_step(leader, done, fit_loop.max_batches)
             check_constant_length(leader, trainer.fit_loop.max_batches, trainer.reload_dataloaders_every_n_epochs)
         self._begin_round(leader)
 

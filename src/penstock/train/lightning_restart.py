@@ -1,9 +1,9 @@
-"""A checkpoint written after a batch and before the validation that was to follow it: have it follow.
+"""What a checkpoint says of Lightning's own progress, where resuming from it would lose something.
 
-batch ── on_train_batch_end ──┃ checkpoint ── validation ── …
-                              ▼
-resume: Lightning goes on as if there had been that validation, and a round stays without one. Told that it was
-        under way, Lightning does it, from its start.
+batch ── on_train_batch_end ──┃ checkpoint ── validation ──     Lightning resumes as if that validation had been:
+                                                                told that it was under way, it does it
+batch 6 of 10 ── max_steps ───┃ checkpoint                      Lightning takes the epoch for complete and begins
+                                                                another: told that it was under way, it goes on
 """
 
 from __future__ import annotations
@@ -42,6 +42,34 @@ def expect_validation(trainer: Any, checkpoint: dict[str, Any], num_batches: int
     begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     loops[_VALIDATED] = {**loops[_VALIDATED], "total": begun, "current": dict(begun), "is_last_batch": False}
     return True
+
+
+def loader_states(checkpoint: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Give the states of loaders of ours that Lightning saved by itself; None: there are none."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    saved = loops.get("state_dict", {}).get("combined_loader", [])
+    return [state for state in saved if {"version", "order", "samples"} <= state.keys()] or None
+
+
+def reopen_epoch(checkpoint: dict[str, Any], num_trained: int) -> None:
+    """Change a checkpoint so that an epoch is gone on with that `max_steps`, or a callback, ended within a round.
+
+    Args:
+        checkpoint: as Lightning loaded it, before it has looked at its loops' progress; changed in place.
+        num_trained: batches of the round under way that have been trained on.
+    """
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    if not num_trained or not {_TRAINED, _EPOCHS} <= loops.keys():
+        return
+    epochs = loops[_EPOCHS]
+    if (
+        epochs["current"]["processed"] < epochs["current"]["ready"]
+        or loops[_TRAINED]["current"]["ready"] != num_trained
+    ):
+        return
+    for count in ("current", "total"):
+        under_way = epochs[count]["ready"] - 1
+        epochs[count] = {**epochs[count], "processed": under_way, "completed": under_way}
 
 
 def _is_due(trainer: Any, loops: dict[str, Any], num_batches: int) -> bool:
