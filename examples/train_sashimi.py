@@ -21,7 +21,6 @@ from torch import nn
 import penstock
 
 DEFAULTS = {
-    "train": {},
     "loader": {"batch_size": 8},
     "trainer": {"max_epochs": 7, "logger": False, "enable_progress_bar": False, "enable_model_summary": False},
     "dataset": {"bits": 8, "sample_len": 512, "train_percentage": 0.75, "drop_tail": True},
@@ -90,26 +89,27 @@ class Sashimi(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
 
     def on_train_epoch_end(self):
-        metrics = self.trainer.callback_metrics.items()
-        print(f"step {self.global_step}", *(f"{name} {value:.6f}" for name, value in metrics), flush=True)
+        found = self.trainer.callback_metrics.items()
+        print(f"step {self.global_step}", *(f"{name} {value:.6f}" for name, value in found), flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="train.train_chunk_size=10")
-    parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("run"))
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_intermixed_args()
     config = OmegaConf.merge(DEFAULTS, OmegaConf.load(args.config), OmegaConf.from_dotlist(args.overrides))
-    if not (folder := args.data or args.out / "tones").exists():
+    folder = args.data or args.out / "tones"
+    if not args.data and not folder.exists():
         make_tones(folder)
     sizes = penstock.resolve_rounds(config)
     lightning.seed_everything(0, verbose=False)
-    rounds = {"train_chunk_size": sizes.train_chunk_size, "val_chunk_size": sizes.val_chunk_size}
+    data = penstock.ChunkedQuantizedAutoregressiveAudio(folder, **config.dataset, **config.loader)
+    data.set_chunk_sizes(sizes.train_chunk_size, sizes.val_chunk_size)
     limits = {"limit_train_batches": sizes.limit_train_batches, "limit_val_batches": sizes.limit_val_batches}
-    data = penstock.ChunkedQuantizedAutoregressiveAudio(folder, **config.dataset, **config.loader, **rounds)
     model = Sashimi(data.d_output, **config.model)
     callbacks = [ModelCheckpoint(args.out, save_last=True), *([penstock.RoundsCallback()] if sizes.enabled else [])]
     trainer = lightning.Trainer(**{**config.trainer, **limits}, callbacks=callbacks)

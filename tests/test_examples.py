@@ -298,8 +298,7 @@ def test_train_sashimi_takes_every_mode_of_a_configuration(tmp_path):
     runs = []
     for mode, text in MODES.items():
         (tmp_path / f"{mode}.yaml").write_text(text)
-        folders = [f"--data={tmp_path / 'tones'}", f"--out={tmp_path / mode}"]
-        runs.append([str(tmp_path / f"{mode}.yaml"), *folders, *small])
+        runs.append([str(tmp_path / f"{mode}.yaml"), f"--out={tmp_path}", *small])
     printed, logged = sashimi(runs)
     assert re.findall(r"^step (\d+)", printed, re.MULTILINE) == ["2"] * 4
     assert logged.count("round 1/1, cycle 0") == 3
@@ -312,13 +311,14 @@ def test_train_sashimi_takes_every_mode_of_a_configuration(tmp_path):
 def test_train_sashimi_stopped_between_rounds_goes_on_as_if_nothing_had_happened(tmp_path):
     pytest.importorskip("lightning")
     small = ["dataset.sample_len=64", "model.dim=8", "model.layers=1", "train.train_chunk_size=7", "model.state=4"]
-    config = [str(EXAMPLES / "sashimi.yaml"), f"--data={tmp_path / 'tones'}", *small]
+    config = [str(EXAMPLES / "sashimi.yaml"), *small]
     whole = [*config, f"--out={tmp_path / 'whole'}", "trainer.max_epochs=5"]
-    first = [*config, f"--out={tmp_path / 'cut'}", "trainer.max_epochs=2"]
+    cut = [*config, f"--out={tmp_path / 'cut'}", f"--data={tmp_path / 'whole' / 'tones'}"]
+    first = [*cut, "trainer.max_epochs=2"]
     printed, _ = sashimi([whole, first])
     lines = re.findall(r"^step .*", printed, re.MULTILINE)
     assert [int(re.match(r"step (\d+)", line)[1]) for line in lines] == [7, 14, 21, 28, 35, 7, 14]
     assert lines[:2] == lines[5:]
     assert float(re.search(r"train ([\d.]+)", lines[4])[1]) < float(re.search(r"train ([\d.]+)", lines[0])[1]) - 0.2
-    rest, _ = sashimi([[*config, f"--out={tmp_path / 'cut'}", "trainer.max_epochs=5", "--resume"]])
+    rest, _ = sashimi([[*cut, "trainer.max_epochs=5", "--resume"]])
     assert re.findall(r"^step .*", rest, re.MULTILINE) == lines[2:5]
