@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import subjects
-from penstock.errors import ConfigError, LoaderClosed, StateMismatch
+from penstock.errors import ConfigError, LoaderClosed, SampleError, StateMismatch
 from penstock.ledger.chunk_tracker import ChunkTracker
 from penstock.loader.loader import StreamingDataLoader
 from penstock.types import World
@@ -366,6 +366,39 @@ class TestResuming:
         for edited in ({"batch": 4}, {"batch": -1}, {"round": "2"}, {"round_batches": None}, {"repeats": True}):
             with pytest.raises(StateMismatch, match="edited"):
                 loader_of().load_state_dict({**state, **edited})
+
+    def test_a_state_taken_by_another_thread_is_of_one_moment(self):
+        loader = loader_of(10, 1, 4, shuffle=True)
+        wrong, over = [], threading.Event()
+
+        def watch():
+            while not over.is_set():
+                state = loader.state_dict()
+                if 4 * state["round"] + state["batch"] != 10 * state["epoch"] + state["samples"]:
+                    wrong.append(state)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        for round_ in loader.rounds(400):
+            list(round_)
+        over.set()
+        thread.join()
+        assert wrong == []
+        assert (loader.round, loader.cycle) == (400, 160)
+
+    def test_a_sample_that_fails_does_so_again_and_its_round_goes_on_behind_it(self):
+        dataset = subjects.Broken(10, bad=(5,))
+        loader = StreamingDataLoader(dataset, 1, round_batches=4, num_workers=0)
+        assert ids_of(loader) == [0, 1, 2, 3]
+        for _ in range(2):
+            batches = iter(loader)
+            if loader.batch_in_round == 0:
+                next(batches)
+            with pytest.raises(SampleError, match="sample 5"):
+                next(batches)
+            assert (loader.round, loader.batch_in_round) == (1, 1)
+        dataset.bad = ()
+        assert ids_of(loader) == [5, 6, 7]
 
 
 class TestPolicy:

@@ -10,9 +10,8 @@ the cursor, and nothing is counted per batch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -41,6 +40,20 @@ REMAINDERS: dict[tuple[str, bool], Remainder] = {
     ("drop", True): "drop",
 }
 """What becomes of a cycle's last, incomplete batch, by boundary and `drop_last`: some boundaries leave none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """A place in a round. Replaced as a whole, so that who asks from another thread never sees half of a change."""
+
+    number: int = 0
+    done: int = 0
+    """Batches of the round that come before."""
+    cursor: Cursor = field(default_factory=Cursor)
+    wanted: int | None = None
+    """Batches that the round is to have; None: the policy has not been asked yet."""
+    length: int | None = None
+    """Batches that it has, where its cycle may end before; None: not worked out yet."""
 
 
 class RoundPlanned(Planned):
@@ -86,30 +99,25 @@ class RoundPlanned(Planned):
         self._fixed = None if callable(round_batches) else round_batches
         self._history = History(round_batches if callable(round_batches) else None)
         self._is_within = is_within
-        self._number = 0
-        self._done = 0
-        """Batches of the round that come before `_start`."""
-        self._wanted = self._fixed
-        """Batches that the round is to have; None: the policy has not been asked yet."""
-        self._length: int | None = None
-        """Batches that it has; None: not known yet."""
+        self._mark = Mark(wanted=self._fixed)
+        """Where batches are counted from: the round's start, or where its state was loaded."""
         self._known_rounds: Rounds | None = None
         self._going: Iterator[Delivery] | None = None
         """Makes what comes after the cursor: kept from one round to the next, so that nothing begins anew."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has an engine of its own, and a history that goes its own way.
-        return {**self.__dict__, "_going": None, "_history": copy.copy(self._history)}
+        # A copy has an engine of its own.
+        return {**self.__dict__, "_going": None}
 
     @property
     def number(self) -> int:
         """The round that the next batch belongs to: as many are complete."""
-        return self._stands()[0]
+        return self._stands().number
 
     @property
     def batch(self) -> int:
         """Batches of that round that have been handed out."""
-        return self._stands()[1]
+        return self._stands().done
 
     @property
     def total(self) -> int:
@@ -118,10 +126,11 @@ class RoundPlanned(Planned):
 
     def num_batches(self) -> int:
         """Count the batches of the round that the next batch belongs to; asks the policy if it has not been asked."""
-        self._catch_up()
-        self._settle()
-        assert self._length is not None
-        return self._length
+        if (mark := self._stands()).length is None:
+            self._catch_up()
+            mark = self._mark = self._worked_out(self._mark)
+        assert mark.length is not None
+        return mark.length
 
     def walk(self) -> Walk:
         """Walk the plan as this rank, through rounds and cycles without end."""
@@ -137,10 +146,11 @@ class RoundPlanned(Planned):
 
     def run(self, make: Callable[[Cursor], Iterator[Delivery]]) -> Iterator[Delivery]:
         """Yield the rest of the round."""
-        left = self.num_batches() - self._done
+        self._catch_up()
+        length = self.num_batches()
         if self._going is None:
-            self._going = make(self._start)
-        yield from islice(self._going, left)
+            self._going = make(self._mark.cursor)
+        yield from islice(self._going, length - self._mark.done)
 
     def let_go(self) -> None:
         """Let go of what was to come."""
@@ -149,7 +159,7 @@ class RoundPlanned(Planned):
     def report(self, metrics: dict[str, Any]) -> None:
         """Tell the policy what became of the last completed round."""
         self._catch_up()
-        self._history.report(metrics)
+        self._history = self._history.reported(metrics)
 
     def set_round(self, number: int) -> bool:
         """Go to the start of a round; tells whether that was a move.
@@ -158,17 +168,18 @@ class RoundPlanned(Planned):
             ConfigError: a policy decides the lengths, so nobody knows where it begins.
         """
         check_int("round", number, minimum=0)
-        self._catch_up()
         if self._fixed is None:
             raise ConfigError(
                 "set_round() needs rounds of one length: where round_batches= is a policy, no round's place is known "
                 "before its turn. Resume with load_state_dict(), or give round_batches= a number"
             )
-        if (begin := self._rounds.begin(number)) == self._start and not self._done:
-            self._number = number
-            return False
-        self._stand(number, 0, begin, self._fixed)
-        return True
+        now = self._stands()
+        mark = Mark(number=number, cursor=self._rounds.begin(number), wanted=self._fixed)
+        is_move = now.done > 0 or now.cursor != mark.cursor
+        self._stand(mark)
+        if is_move:
+            self._going = None
+        return is_move
 
     def set_epoch(self, epoch: int) -> bool:
         """Accept the cycle that the cursor is in.
@@ -185,18 +196,17 @@ class RoundPlanned(Planned):
 
     def state_dict(self) -> dict[str, Any]:
         """Write the cursor, and where in which round it stands: after the last batch handed out."""
-        self._catch_up()
-        number, done, cursor = self._stands()
+        mark = self._stands()
         if self._is_within:
             self._rounds  # noqa: B018 - names the order
-        repeats = max(0, cursor.samples - self._order.num_samples)
-        place = Cursor(epoch=cursor.epoch, samples=cursor.samples - repeats)
+        repeats = max(0, mark.cursor.samples - self._order.num_samples)
+        place = Cursor(epoch=mark.cursor.epoch, samples=mark.cursor.samples - repeats)
         state = write_state(place, self._order, self._seed, getattr(self._dataset, "fingerprint", None))
-        state |= {"round": number, "batch": done, "round_batches": self._wanted}
+        state |= {"round": mark.number, "batch": mark.done, "round_batches": mark.wanted}
         if repeats:
             state["repeats"] = repeats
         if self._fixed is None:
-            state["history"] = self._history.state()
+            state["history"] = self._history_at(mark).state()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -217,22 +227,23 @@ class RoundPlanned(Planned):
             epochs, samples = divmod(cursor.samples, self._order.num_samples)
             cursor = Cursor(epoch=cursor.epoch + epochs, samples=samples)
         if self._fixed is None:
-            self._history.load(state.get("history"))
-        elif not done or length is None:
+            self._history = self._history.loaded(state.get("history"))
+        elif not done:
             length = self._fixed
-        self._stand(number, done, cursor, length)
+        self._stand(Mark(number=number, done=done, cursor=cursor, wanted=length))
+        self._going = None
 
     def explain(self) -> list[str]:
         """Describe the plan, this rank's part of it, and its rounds."""
-        number, done, cursor = self._stands()
+        mark = self._stands()
         size = "as the policy says" if self._fixed is None else f"{self._fixed:,} batches"
-        where = f"next: batch {done:,} of round {number:,}, cycle {cursor.epoch:,}"
+        where = f"next: batch {mark.done:,} of round {mark.number:,}, cycle {mark.cursor.epoch:,}"
         return [*super().explain(), f"rounds of {size}, boundary {self._boundary}; {where}"]
 
     @property
     def _cursor(self) -> Cursor:
         """Where the stream stands: after the last batch handed out, in the cycle that the next one belongs to."""
-        return self._stands()[2]
+        return self._stands().cursor
 
     @property
     def _plan(self) -> Plan:
@@ -253,45 +264,46 @@ class RoundPlanned(Planned):
             self._known_rounds = Rounds(plan=self._plan, num_batches=self._fixed or 1, boundary=self._boundary)
         return self._known_rounds
 
-    def _stands(self) -> tuple[int, int, Cursor]:
-        """Give the round, how many of its batches are done, and the cursor: after the last batch handed out."""
-        if self.at is None:
-            return self._number, self._done, self._start
-        share, step, _ = self.at
-        cursor = share.after(step)
-        done = self._done + self._rounds.batches_between(self._start, cursor)
+    def _stands(self) -> Mark:
+        """Give the place after the last batch handed out: in the next round, if that batch completed one."""
+        # First the batch, then the mark: when the mark moves, it is set before the batch is cleared.
+        at, mark = self.at, self._mark
+        if at is None:
+            return mark
+        cursor = at[0].after(at[1])
+        done = mark.done + self._rounds.batches_between(mark.cursor, cursor)
         cursor = self._rounds.settle(cursor)
-        return (self._number, done, cursor) if done != self._length else (self._number + 1, 0, cursor)
+        if done == mark.length:
+            return Mark(number=mark.number + 1, cursor=cursor, wanted=self._fixed)
+        return replace(mark, done=done, cursor=cursor)
 
     def _catch_up(self) -> None:
-        """Count from the cursor on: of the next round, if the last batch completed one."""
-        if self.at is None:
-            return
-        number, done, cursor = self._stands()
-        if number != self._number:
-            assert self._length is not None
-            self._history.complete(self._number, self._length)
-            self._wanted, self._length = self._fixed, None
-        self._move(cursor)
-        self._number, self._done = number, done
+        """Count from the last batch handed out on."""
+        mark = self._stands()
+        self._history = self._history_at(mark)
+        self._stand(mark)
 
-    def _settle(self) -> None:
-        """Find the length of the round that begins or goes on at `_start`."""
-        while self._length is None:
-            start = self._rounds.settle(self._start)
-            wanted = self._wanted = self._wanted or self._history.ask()
-            if start != self._start and self._done and self._boundary != "carry":
-                # Re-cut to larger batches, a round under way may find its cycle over before its own end.
-                self._number, self._done, self._wanted = self._number + 1, 0, self._fixed
-            else:
-                self._length = self._done + self._rounds.length(start, wanted - self._done)
-            self._start = start
+    def _stand(self, mark: Mark) -> None:
+        """Count from a mark on."""
+        self.last = self.at or self.last
+        self._mark = mark
+        self.at = None
 
-    def _stand(self, number: int, done: int, cursor: Cursor, wanted: int | None) -> None:
-        """Go elsewhere."""
-        self._move(cursor)
-        self._number, self._done, self._wanted, self._length = number, done, wanted, None
-        self._going = None
+    def _history_at(self, mark: Mark) -> History:
+        """Give the history with the round that is complete by then."""
+        if mark.number == self._mark.number or self._mark.length is None:
+            return self._history
+        return self._history.completed(self._mark.number, self._mark.length)
+
+    def _worked_out(self, mark: Mark) -> Mark:
+        """Give the mark with the length of its round."""
+        start = self._rounds.settle(mark.cursor)
+        if mark.done and start != mark.cursor and self._boundary != "carry":
+            # Cut anew to larger batches, a round under way may find its cycle over before its own end.
+            mark = Mark(number=mark.number + 1, wanted=self._fixed)
+        wanted = mark.wanted or self._history.ask()
+        length = mark.done + self._rounds.length(start, wanted - mark.done)
+        return replace(mark, cursor=start, wanted=wanted, length=length)
 
     def _check_within(self, state: Any) -> None:
         """Refuse a state of other rounds than those that samples are shuffled in."""

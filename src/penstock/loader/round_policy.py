@@ -42,17 +42,18 @@ class History:
         policy: asked before each round; None: rounds are all of one length, and nothing is kept.
     """
 
-    def __init__(self, policy: RoundPolicy | None) -> None:
+    def __init__(self, policy: RoundPolicy | None, records: tuple[RoundRecord, ...] = ()) -> None:
         self._policy = policy
-        self._records: tuple[RoundRecord, ...] = ()
+        self._records = records[-ROUNDS_KEPT:]
 
-    def complete(self, number: int, num_batches: int) -> None:
-        """Note that a round is complete."""
-        if self._policy is not None:
-            self._records = (*self._records, RoundRecord(number=number, num_batches=num_batches))[-ROUNDS_KEPT:]
+    def completed(self, number: int, num_batches: int) -> History:
+        """Give the history with one more round complete."""
+        if self._policy is None:
+            return self
+        return History(self._policy, (*self._records, RoundRecord(number=number, num_batches=num_batches)))
 
-    def report(self, metrics: dict[str, Any]) -> None:
-        """Note what became of the last completed round; a later report adds to an earlier one.
+    def reported(self, metrics: dict[str, Any]) -> History:
+        """Give the history with what became of the last completed round; a later report adds to an earlier one.
 
         Raises:
             ConfigError: no policy would read it, no round is complete, or the metrics are no few numbers.
@@ -70,7 +71,7 @@ class History:
                 f"the metrics of a round are {size} bytes of JSON, and a state has room for {METRICS_BYTES}: report "
                 f"one or two numbers that the policy needs, under short names; got {found}"
             )
-        self._records = (*self._records[:-1], replace(last, metrics=found))
+        return History(self._policy, (*self._records[:-1], replace(last, metrics=found)))
 
     def ask(self) -> int:
         """Ask the policy for the batches of the next round.
@@ -85,19 +86,20 @@ class History:
         """Give the records as JSON has them."""
         return [[record.number, record.num_batches, record.metrics] for record in self._records]
 
-    def load(self, state: Any) -> None:
-        """Take the records of a state; None: it has none.
+    def loaded(self, state: Any) -> History:
+        """Give the history that a state has; None: none.
 
         Raises:
-            StateMismatch: they are no records.
+            StateMismatch: these are no records.
         """
         try:
-            self._records = tuple(
+            records = [
                 RoundRecord(number=number, num_batches=batches, metrics=metrics)
                 for number, batches, metrics in state or ()
-            )
+            ]
         except (TypeError, ValueError):
             raise StateMismatch(f"the state was edited: history must be a list of rounds, got {state!r}") from None
+        return History(self._policy, tuple(records))
 
 
 def _number(name: str, value: Any) -> float:
