@@ -125,6 +125,11 @@ class Cache:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (str(self.folder), self.limit, self._given)
 
+    def set_limit(self, limit: int | None) -> None:
+        """Keep another limit from now on: the keeper sees to it, soon."""
+        self.limit = limit
+        self._wake.put(None)
+
     def begin(self, wanted: Sequence[Wanted]) -> None:
         """Begin to fetch what is not there, and pin what is, until `acquire` or `forget` is called for it.
 
@@ -223,6 +228,7 @@ class Cache:
         """Count files, bytes, hits, misses and evictions of the folder, by all processes since it was made."""
         self._record_hits()
         self._book.flush()
+        self._pins.promise(self.limit)
         self._pins.settle()
         self._shelf.room.keep_limit()
         return care.stats(self._book, self._pins, self._downloads.in_flight)
@@ -278,6 +284,7 @@ class Cache:
         """Record what has gathered, look after what others fetch; give the seconds until that is worth doing again."""
         try:
             self._finder.ask_others()
+            self._pins.promise(self.limit)
             if self._book.has_news:
                 self._record_hits()
                 self._book.flush()

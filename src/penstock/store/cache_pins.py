@@ -284,6 +284,14 @@ class Pins:
         limits = [self._own.limit, *[table.header()[0] for table in self._tables()]]
         return min((limit for limit in limits if limit != NO_LIMIT), default=None)
 
+    def promise(self, limit: int | None) -> None:
+        """Have another limit from now on."""
+        with self._lock:
+            told = NO_LIMIT if limit is None else limit
+            if told != self._own.limit and not self.untended:
+                self._own.limit = told
+                self._show_header()
+
     def unwritten(self) -> int:
         """Give the bytes that holders may write or have yet to remove, which no row counts."""
         others = sum(sum(table.header()[1:]) for table in self._tables())

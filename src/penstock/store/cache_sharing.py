@@ -2,6 +2,8 @@
 
 dataset ──▶ SharedCache ──┐
 dataset ──▶ SharedCache ──┴──▶ Cache, open until the last of them lets go
+
+They may have limits of their own: as among processes, the smallest of those that are open holds.
 """
 
 from __future__ import annotations
@@ -16,12 +18,19 @@ from penstock.store.cache import Cache, open_cache
 
 
 class _Open:
-    """A cache, and how many have a share in it."""
+    """A cache, and the limits of those who have a share in it."""
 
-    __slots__ = ("cache", "how", "shares")
+    __slots__ = ("cache", "how", "limits")
 
     def __init__(self, cache: Cache, how: tuple[Any, ...]) -> None:
-        self.cache, self.how, self.shares = cache, how, 0
+        self.cache, self.how = cache, how
+        self.limits: list[int | None] = []
+
+    def keep_smallest(self) -> None:
+        """Let the cache have the smallest limit, soon: a finalizer may ask for that, within any lock."""
+        limit = min((limit for limit in self.limits if limit is not None), default=None)
+        if limit != self.cache.limit and not self.cache.closed:
+            self.cache.set_limit(limit)
 
 
 _all_open: list[_Open] = []
@@ -39,13 +48,15 @@ class SharedCache:
     """
 
     def __init__(self, folder: Path, limit: int | None, storage_options: Mapping[str, Any]) -> None:
-        how = os.path.abspath(folder), limit, dict(storage_options)
+        how = os.path.abspath(folder), dict(storage_options)
         with _lock:
             found = next((one for one in _all_open if one.how == how and not one.cache.closed), None)
             if found is None:
                 found = _Open(open_cache(folder, limit, storage_options=storage_options), how)
                 _all_open.append(found)
-            found.shares += 1
+            found.limits.append(limit)
+            found.keep_smallest()
+            self._limit = limit
             self._open: _Open | None = found
         self.cache = found.cache
 
@@ -65,8 +76,9 @@ class SharedCache:
             mine, self._open = self._open, None
             if mine is None:
                 return None
-            mine.shares -= 1
-            if mine.shares:
+            mine.limits.remove(self._limit)
+            if mine.limits:
+                mine.keep_smallest()
                 return None
             _all_open.remove(mine)
         return mine.cache
