@@ -17,7 +17,7 @@ from penstock.testing import CountingDataset
 RANK = """
 import itertools, json, sys
 import torch.distributed as dist
-from penstock import MultiStreamDataLoader, StreamOptions, mix
+from penstock import MultiStreamDataLoader, StreamOptions, World, mix
 from penstock.testing import CountingDataset
 
 if __name__ == "__main__":
@@ -27,7 +27,9 @@ if __name__ == "__main__":
         StreamOptions(name="alone", ratio=1, batch_size=12, num_accum_rounds=2),
     ]
     both = mix({"a": CountingDataset(30), "b": CountingDataset(20)}, {"a": 3, "b": 1}, stop="never")
-    loader = MultiStreamDataLoader([both, CountingDataset(25)], streams, mixing=mixing, schedule="random_order")
+    world = World.current(tp_size=int(sys.argv[3])) if len(sys.argv) > 3 else None
+    datasets = [both, CountingDataset(25)]
+    loader = MultiStreamDataLoader(datasets, streams, mixing=mixing, schedule="random_order", world=world)
     dist.init_process_group("gloo")
     batches = [(batch.stream_name, batch["id"].tolist()) for batch in itertools.islice(loader, 31)]
     dist.barrier()
@@ -98,3 +100,10 @@ def test_a_process_group_reads_what_worlds_of_that_size_read_and_three_ranks_go_
         taken[name == "alone"] += len(ids)
     before = ranks[0]["state"]["samples"]
     assert states[0]["samples"] == [before[0] + taken[0], before[1] + taken[1]]
+
+
+def test_tensor_parallel_peers_read_the_same_also_where_ranks_mix(tmp_path):
+    peers = run_ranks(tmp_path, 2, "mix_all", "2")
+    assert [peer["world"] for peer in peers] == [[0, 1], [0, 1]]
+    assert peers[0]["batches"] == peers[1]["batches"] == read(loader_of(0, 1, "mix_all"), 31)
+    assert peers[0]["state"] == peers[1]["state"]
