@@ -25,7 +25,7 @@ from penstock import StreamingDataLoader
 from side_by_side import compare
 
 BATCH = 32
-ROUNDS = (1000, 100, 20)
+ROUNDS = (1000, 100, 20, 1)
 
 
 class Tokens:
@@ -73,10 +73,15 @@ def costs(title: str, dataset: Any, workers: int, batches: int, pairs: int) -> N
     loaders = {"epochs": StreamingDataLoader(dataset, BATCH, **options)}
     for length in ROUNDS:
         loaders[f"rounds of {length}"] = StreamingDataLoader(dataset, BATCH, round_batches=length, **options)
+    # What the same thing twice differs by is the noise.
+    loaders["epochs, again"] = StreamingDataLoader(dataset, BATCH, **options)
     runs: dict[str, Callable[[], float]] = {
         name: partial(per_cpu_second, one, batches) for name, one in loaders.items()
     }
-    compare(title, runs, reference="epochs", unit="batches/s of processor time", rounds=pairs)
+    ratios = compare(title, runs, reference="epochs", unit="batches/s of processor time", rounds=pairs)
+    batch_s = 1 / runs["epochs"]()
+    change_s = (1 / ratios["rounds of 1"] - 1) * batch_s
+    print(f"  a change of rounds: {change_s * 1e6:.1f} µs; a batch: {batch_s * 1e6:.1f} µs")
     for loader in loaders.values():
         loader.close()
 
@@ -104,10 +109,10 @@ def main() -> None:
     """Compare in the trainer's thread and in two threads, then the change of rounds in processes."""
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 15
     tokens, decoded = Tokens(64_000), Decoded(64_000)
-    costs("tokens, trainer's thread", tokens, 0, 10_000, pairs)
-    costs("tokens, two threads", tokens, 2, 3_000, pairs)
+    costs("tokens, trainer's thread", tokens, 0, 4_000, pairs)
+    costs("tokens, two threads", tokens, 2, 2_000, pairs)
     costs("made samples, two threads", decoded, 2, 1_000, pairs)
-    changes(decoded)
+    changes(Decoded(4_000))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import pytest
 
 from penstock import Cursor, Plan, World
 from penstock.plan.order import GlobalShuffle, LengthBuckets, Order, Sequential, WindowShuffle
+from penstock.plan.rounds import WithinRounds
+from penstock.plan.weighted import WeightedChunks
 
 GOLDEN = json.loads(Path(__file__).with_name("orders.json").read_text())
 
@@ -27,6 +29,10 @@ def order_of(settings: dict) -> Order:
         return GlobalShuffle(size, seed)
     if kind == "window":
         return WindowShuffle(np.cumsum(settings["blocks"]), seed, settings["window"])
+    if kind == "within":
+        return WithinRounds(size, settings["round_samples"], seed=seed, across=settings["across"])
+    if kind == "weighted":
+        return WeightedChunks(size, settings["weights"], floor=settings["floor"], seed=seed)
     assert kind == "lengths"
     lengths = np.arange(size) * 7 % 13
     return LengthBuckets(

@@ -205,6 +205,18 @@ class TestWorkers:
         assert len(set.union(*pids)) <= 2
         assert os.getpid() not in set.union(*pids)
 
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_what_comes_is_hinted_once_through_all_rounds(self, workers):
+        dataset = subjects.Remote(400)
+        with StreamingDataLoader(
+            dataset, 4, round_batches=30, shuffle=True, num_workers=workers, worker_type="thread"
+        ) as loader:
+            read = [place for round_ in loader.rounds(9) for batch in round_ for place in batch["id"].tolist()]
+            assert len(read) == 4 * 270
+        # Across all ends of rounds and cycles, and nothing twice; threads may be ahead of their hints by a little.
+        assert len(dataset.hinted) > 4 * 270 - 100
+        assert set(dataset.hinted.values()) == {1}
+
     @pytest.mark.parametrize("remainder", ["carry", "short", "pad", "drop"])
     def test_no_lane_changes_a_batch(self, remainder):
         def read(**how):
