@@ -178,6 +178,23 @@ def test_cut_in_a_round_it_goes_on_with_the_next_batch_and_ends_the_same():
     assert torch.equal(resumed.linear.weight, whole.linear.weight)
 
 
+def test_a_state_taken_amid_a_step_has_that_batch_still_to_come():
+    class Saves(Net):
+        def training_step(self, batch, batch_idx):
+            if len(self.trained) == 7:
+                self.saved = self.chunked_training_state()
+            return super().training_step(batch, batch_idx)
+
+    module = Saves(BOTH)
+    module.setup_chunked_training(ChunkedSequenceDataset(dataset_train=TRAIN, dataset_val=VAL, batch_size=2))
+    module.train_epoch_with_chunking()
+    module.train_epoch_with_chunking()
+    resumed = net(BOTH)
+    resumed.load_chunked_training_state(module.saved)
+    resumed.train_epoch_with_chunking()
+    assert resumed.trained == module.trained[7:10]
+
+
 def test_between_rounds_it_goes_on_to_the_same_weights():
     whole = net(BOTH)
     found = [whole.train_epoch_with_chunking() for _ in range(5)]
