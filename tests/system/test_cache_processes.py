@@ -15,6 +15,7 @@ import pytest
 
 from cache_worker import content, size_of
 from penstock.errors import StoreUnavailable
+from penstock.store import cache_pins
 from penstock.store.cache import open_cache
 from penstock.store.wanted import Wanted
 
@@ -152,6 +153,60 @@ def test_what_a_killed_process_was_fetching_is_fetched_by_who_waits_for_it_at_on
         process.kill()
         (file,) = cache.acquire(one, 30)
         assert Path(file).read_bytes() == content(0, size_of(0))
+
+
+def test_what_a_stopped_process_was_fetching_is_fetched_by_who_waits_for_it(site, start, tmp_path, monkeypatch):
+    """Stopped, or out of reach of its processor: it lives, its lock is its own, and nobody knows for how long."""
+    monkeypatch.setattr(cache_pins, "STALLED_S", 2.0)
+    site.fault(path="/0.bin", delay_s=600)
+    process = start("hold")
+    assert process.stdout.readline() == "open\n"
+    deadline = time.monotonic() + DEADLINE_S
+    with open_cache(tmp_path / "cache") as cache:
+        one = [Wanted(f"{site.url}/0.bin")]
+        while not loading(tmp_path / "cache"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (late,) = cache.acquire(one, 4)
+        assert isinstance(late, StoreUnavailable), "one that gets on is waited for"
+        process.send_signal(signal.SIGSTOP)
+        site.heal()
+        (file,) = cache.acquire(one, 60)
+        assert Path(file).read_bytes() == content(0, size_of(0))
+        rest = cache.acquire([Wanted(f"{site.url}/{number}.bin") for number in range(1, 40)], 60)
+        assert not any(isinstance(one, Exception) for one in rest)
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+        assert cache.verify().damaged == ()
+        assert bytes_of(tmp_path / "cache") == cache.stats().bytes
+
+
+def test_a_process_that_goes_on_after_others_did_not_wait_for_it_does_no_harm(site, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_pins, "STALLED_S", 1.0)
+    site.fault(path="/0.bin", delay_s=6)
+    process = start("hold")
+    assert process.stdout.readline() == "open\n"
+    deadline = time.monotonic() + DEADLINE_S
+    with open_cache(tmp_path / "cache") as cache:
+        while not loading(tmp_path / "cache"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+        (file,) = cache.acquire([Wanted(f"{site.url}/0.bin")], 60)
+        process.send_signal(signal.SIGCONT)
+        path = process.stdout.readline().strip()
+        assert Path(path).read_bytes() == Path(file).read_bytes() == content(0, size_of(0))
+        time.sleep(0.5)
+        process.kill()
+        process.wait()
+        open_cache(tmp_path / "cache").close()
+        report = cache.verify()
+        assert (report.damaged, report.strays) == ((), 0)
+        assert bytes_of(tmp_path / "cache") == cache.stats().bytes
+        del file
+        cache.clear()
+        assert bytes_of(tmp_path / "cache") == 0
 
 
 def loading(folder: Path) -> bool:

@@ -283,6 +283,7 @@ class Cache:
     def _tend(self) -> float:
         """Record what has gathered, look after what others fetch; give the seconds until that is worth doing again."""
         try:
+            self._pins.beat()
             self._finder.ask_others()
             self._pins.promise(self.limit)
             if self._book.has_news:

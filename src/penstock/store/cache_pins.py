@@ -31,6 +31,8 @@ from penstock.node.disk import refused, store_errors
 from penstock.node.presence import Presence
 from penstock.store.cache_tables import NO_LIMIT, SPOTS, TICKETS, OwnTable, Table, was_given
 
+STALLED_S = 30.0
+"""A holder that has not shown for so long that it gets on, since it is stopped, say, is not waited for."""
 TRAVEL_S = 600.0
 """How long a file stays pinned for a process that it was sent to and that has not taken it out yet."""
 _all_pins: weakref.WeakSet[Pins] = weakref.WeakSet()
@@ -111,6 +113,8 @@ class Pins:
         self._lock = threading.Lock()
         self._others: dict[str, Table] = {}
         self._travelling: dict[int, tuple[int, float, int]] = {}
+        self._beats: dict[str, tuple[int, float]] = {}
+        """Of holders that are waited for: how often they had shown that they get on, and since when not again."""
         self._next_ticket = 0
         self._announce(limit)
         _all_pins.add(self)
@@ -248,6 +252,7 @@ class Pins:
         with self._lock:
             for name in (self._others.keys() - names) | set(gone):
                 self._others.pop(name, None)
+                self._beats.pop(name, None)
             for name in names - set(gone):
                 self._found(name)
         return gone
@@ -283,6 +288,28 @@ class Pins:
         """The smallest limit of all living holders: what each was promised holds for all."""
         limits = [self._own.limit, *[table.header()[0] for table in self._tables()]]
         return min((limit for limit in limits if limit != NO_LIMIT), default=None)
+
+    def beat(self) -> None:
+        """Show that this holder gets on."""
+        with self._lock:
+            self._own.beat += 1
+            self._show_header()
+
+    def is_stalled(self, holder: str) -> bool:
+        """Whether a living holder has been seen not to get on for so long that others need not wait for it.
+
+        By this process's own clock, which no change of the time of day moves; so it takes two looks.
+        """
+        with self._lock:
+            table = None if holder == self.name else self._found(holder)
+            if table is None:
+                return False
+            beat, now = table.beat(), time.monotonic()
+            seen, since = self._beats.get(holder, (-1, now))
+            if seen != beat:
+                since = now
+            self._beats[holder] = beat, since
+            return now - since > STALLED_S
 
     def promise(self, limit: int | None) -> None:
         """Have another limit from now on."""

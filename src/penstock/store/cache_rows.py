@@ -116,8 +116,9 @@ def unclaim(db: sqlite3.Connection, entries: Sequence[Claimed], holder: str) -> 
 
 
 def publish(db: sqlite3.Connection, files: Sequence[Written], boot: str) -> None:
-    """Make entries ready whose files are whole."""
-    ready = f"size = ?, checksum = ?, etag = ?, boot = '{boot}', state = {READY}, holder = NULL"
+    """Make entries ready whose files are whole; one that others did not wait for stays what it is, stale."""
+    state = f"CASE WHEN state = {LOADING} THEN {READY} ELSE {STALE} END"
+    ready = f"size = ?, checksum = ?, etag = ?, boot = '{boot}', state = {state}, holder = NULL"
     db.executemany(
         f"UPDATE entry SET {ready} WHERE id = ?",
         [(file.size, file.checksum, file.etag, file.id) for file in files],

@@ -98,7 +98,7 @@ class Shelf:
             absent, outdated = {}, []
             for key, suffix, want in wanted:
                 row = known.get(key)
-                if row is not None and (row.state == rows.LOADING or self.serves(row, want)):
+                if row is not None and (self.is_loading(row) or self.serves(row, want)):
                     continue
                 if key not in absent and row is not None:
                     outdated.append(row)
@@ -119,8 +119,10 @@ class Shelf:
         return row if row is not None and self.serves(row, wanted) else None
 
     def is_loading(self, row: Row) -> bool:
-        """Whether a living holder fills an entry."""
-        return row.state == rows.LOADING and row.holder is not None and self._pins.is_live(row.holder)
+        """Whether a holder fills an entry that lives and gets on."""
+        if row.state != rows.LOADING or row.holder is None:
+            return False
+        return self._pins.is_live(row.holder) and not self._pins.is_stalled(row.holder)
 
     def discard(self, keys: Sequence[bytes]) -> int:
         """Let entries be found no longer, give how many; their files go when nobody uses them."""

@@ -1,6 +1,6 @@
 """The files in which a cache's holders show what they have in use: bits and a few numbers, read and written.
 
-    head, limit, reserved, leaving · a bit a spot · a word a ticket · tail
+    head, limit, reserved, leaving, beat · a bit a spot · a word a ticket · tail
 
 Nothing is mapped, so whoever truncates or overwrites such a file ends no process: what of it can't be read counts
 as in use, until its holder writes it anew.
@@ -21,7 +21,7 @@ TAIL_AT = TICKETS_AT + 4 * TICKETS
 TABLE_BYTES = TAIL_AT + 8
 NO_LIMIT = -1
 FEW = 2
-_HEADER = struct.Struct("=8s3q32x")
+_HEADER = struct.Struct("=8s4q24x")
 _TICKET = struct.Struct("=I")
 _HEAD, _TAIL = b"pinsfrom", b"pins"
 """Whatever is lost of a table, the second of these is, with the four bytes behind it, other ones each time."""
@@ -50,10 +50,15 @@ class Table:
         """Give limit, bytes to be written and bytes to be removed, as far as they can be known."""
         found = os.pread(self.file, _HEADER.size, 0)
         if len(found) == _HEADER.size:
-            head, limit, reserved, leaving = _HEADER.unpack(found)
+            head, limit, reserved, leaving, _ = _HEADER.unpack(found)
             if head == _HEAD:
                 return limit, reserved, leaving
         return NO_LIMIT, 0, 0
+
+    def beat(self) -> int:
+        """Give how often its holder has shown that it gets on."""
+        found = os.pread(self.file, _HEADER.size, 0)
+        return int(_HEADER.unpack(found)[4]) if len(found) == _HEADER.size else -1
 
     def is_pinned(self, spot: int) -> bool:
         """Whether its holder has, or may have, a file at a spot in use."""
@@ -81,7 +86,7 @@ class OwnTable:
     """What this holder has in use and is about to do: kept in memory, and written for others to see."""
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.reserved, self.leaving = limit, 0, 0
+        self.limit, self.reserved, self.leaving, self.beat = limit, 0, 0, 0
         self.counts = [0] * SPOTS
         self.bits = bytearray(SPOTS // 8)
         self._changed: list[int] = []
@@ -92,7 +97,7 @@ class OwnTable:
         return self._header() + self.bits + bytes(4 * TICKETS) + _new_tail()
 
     def _header(self) -> bytes:
-        return _HEADER.pack(_HEAD, self.limit, self.reserved, self.leaving)
+        return _HEADER.pack(_HEAD, self.limit, self.reserved, self.leaving, self.beat)
 
     def add(self, spots: Iterable[int]) -> None:
         """Count pins."""
