@@ -3,7 +3,8 @@
 4,000 objects of 20 KB on a web server (`tests/servers/http.py`, own process) that answers 30 ms after it is asked;
 also in four tars. Every run is a fresh process with no connection and an empty cache; the clock starts after the
 imports and stops when the bytes of the last sample are in the trainer's hands. Then: how many bytes were fetched for
-those used, how many round trips a first batch takes, and an epoch from the cache beside bare loops over its files.
+those used, how many round trips a first batch takes, and epochs from the cache beside bare loops over its files: in
+turns within one process, by the time that passes and by processor time, which other work disturbs least.
 
 The folder matters: ext4 looks long for a place for new files where many were deleted in the minutes before (ten times
 slower here), so the figures are of /dev/shm.
@@ -14,6 +15,7 @@ Run: python benchmarks/streaming.py [--rounds 5] [--only penstock …] [--folder
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
@@ -22,15 +24,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import streaming_peers as peers
 from side_by_side import compare
 from streaming_fetch import BYTES, LATENCY_S, OBJECTS, TESTS
 
 THREADS = 4
+TURNS = 7
+HELD = 11
+"""Batches that are ready or in use: ten ahead, and the one in the trainer's hands."""
 
 
 def main() -> None:
@@ -75,13 +81,24 @@ def compare_all(url: str, folder: Path, options: argparse.Namespace) -> None:
     warm = folder / "warm"
     warm.mkdir()
     child("cold", "penstock", url, warm, keep=True)()
-    compare(
-        "the same from the cache",
-        {name: child(name, "penstock", url, warm, keep=True) for name in ("second epoch", "loop", "pool")},
-        reference="loop",
-        unit="samples/s",
-        rounds=options.rounds,
-    )
+    from_cache([ask("warm", "penstock", url, warm) for _ in range(options.rounds)])
+
+
+def from_cache(found: list[dict[str, list[list[float]]]]) -> None:
+    """Print what epochs from the cache and bare loops over its files took, and the ratios of those of one turn."""
+    series = {name: [turn for process in found for turn in process[name]] for name in found[0]}
+    print(f"\nthe same from the cache ({len(found)} processes, {TURNS} turns each, medians; µs a sample)")
+    print(f"  {'':38}  time      ratio   processor time     ratio")
+    summary = {}
+    for name, turns in series.items():
+        line = []
+        for what in (0, 1):
+            ratios = [base[what] / own[what] for own, base in zip(turns, series["loop in four threads"], strict=True)]
+            middle, least = statistics.median(own[what] for own in turns), min(own[what] for own in turns)
+            line += [middle, least, statistics.median(ratios)]
+        summary[name] = line
+        print("  {:<34}{:>6.1f} ({:.1f})  {:.2f} ×  {:>6.1f} ({:.1f})  {:.2f} ×".format(name, *line))
+    print(json.dumps({"benchmark": "from the cache", "time, least, ratio, cpu, least, ratio": summary}))
 
 
 def say_bytes(url: str, folder: Path, log: Path) -> None:
@@ -110,6 +127,14 @@ class server:  # noqa: N801  reads as a function where it is used
         self.process.wait()
 
 
+def ask(mode: str, name: str, url: str, folder: Path) -> Any:
+    """Run something in a fresh process."""
+    command = [sys.executable, __file__, "--child", mode, name, url, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (name, done.returncode, done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def child(mode: str, name: str, url: str, folder: Path, *, keep: bool = False) -> Callable[[], float]:
     """Give a function that runs something in a fresh process, in a folder of its own unless one is kept."""
     numbers = itertools.count()
@@ -117,10 +142,7 @@ def child(mode: str, name: str, url: str, folder: Path, *, keep: bool = False) -
     def run() -> float:
         place = folder if keep else folder / f"{name}-{mode}-{next(numbers)}"
         place.mkdir(exist_ok=True)
-        command = [sys.executable, __file__, "--child", mode, name, url, str(place)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (name, done.returncode, done.stderr)
-        return float(json.loads(done.stdout.splitlines()[-1]))
+        return float(ask(mode, name, url, place))
 
     return run
 
@@ -143,12 +165,27 @@ def first(name: str, url: str, folder: Path) -> float:
         return (time.perf_counter() - started) / LATENCY_S
 
 
-def second(name: str, url: str, folder: Path) -> float:
-    """Read all samples a second time, in the process that has read them before."""
+def warm(name: str, url: str, folder: Path) -> dict[str, list[list[float]]]:
+    """Let epochs of samples that were read before take turns with loops over their files; µs a sample, each turn."""
     with peers.dataset(peers.table(url), folder / "cold") as samples:
         assert sum(1 for _ in peers.epoch(samples)) == OBJECTS
-        started = time.perf_counter()
-        return rate(peers.epoch(samples), started)
+        files = files_of(folder)
+        inline = functools.partial(peers.epoch, samples, num_workers=0)
+        runs: dict[str, Callable[[], Iterable[int]]] = {
+            "loop in four threads": lambda: in_threads(files),
+            "loop in one thread": lambda: map(length, files),
+            "loop that makes and holds batches": lambda: in_batches(files),
+            "penstock": lambda: peers.epoch(samples),
+            "penstock, in the trainer's thread": inline,
+        }
+        found: dict[str, list[list[float]]] = {one: [] for one in runs}
+        for _ in range(TURNS):
+            for one, run in runs.items():
+                passed, spent = time.perf_counter(), time.process_time()
+                assert list(run()) == [BYTES] * OBJECTS, "not everything came"
+                passed, spent = time.perf_counter() - passed, time.process_time() - spent
+                found[one].append([passed / OBJECTS * 1e6, spent / OBJECTS * 1e6])
+    return found
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -162,10 +199,9 @@ def length(path: Path) -> int:
         return len(file.read())
 
 
-def loop(name: str, url: str, folder: Path) -> float:
-    """Read the cache's files in threads, each of which has its part of them from the start."""
-    files, got = files_of(folder), []
-    started = time.perf_counter()
+def in_threads(files: list[Path]) -> list[int]:
+    """Read files in threads, each of which has its part of them from the start."""
+    got: list[int] = []
     threads = [
         threading.Thread(target=lambda part: got.extend([length(path) for path in part]), args=[files[k::THREADS]])
         for k in range(THREADS)
@@ -174,15 +210,22 @@ def loop(name: str, url: str, folder: Path) -> float:
         thread.start()
     for thread in threads:
         thread.join()
-    return rate(iter(got), started)
+    return got
 
 
-def pool(name: str, url: str, folder: Path) -> float:
-    """Read the cache's files in a thread pool, in order."""
-    files = files_of(folder)
-    with ThreadPoolExecutor(THREADS) as threads:
-        started = time.perf_counter()
-        return rate(threads.map(length, files), started)
+def in_batches(files: list[Path]) -> Iterator[int]:
+    """Read files in one thread into the dicts that samples are, and hold as many batches as a loader does."""
+    held: deque[list[dict[str, Any]]] = deque()
+    for at in range(0, OBJECTS, peers.BATCH):
+        rows = [
+            {"index": "", "bin": path, "__sample_key__": "", "__data_type__": None}
+            for path in files[at:][: peers.BATCH]
+        ]
+        held.append(list(map(peers.read, rows)))
+        if len(held) > HELD:
+            yield from (len(sample["bin"]) for sample in held.popleft())
+    for batch in held:
+        yield from (len(sample["bin"]) for sample in batch)
 
 
 def rate(lengths: Iterator[int], started: float) -> float:
@@ -190,7 +233,7 @@ def rate(lengths: Iterator[int], started: float) -> float:
     return OBJECTS / (time.perf_counter() - started)
 
 
-MODES = {"cold": cold, "first": first, "second epoch": second, "loop": loop, "pool": pool}
+MODES: dict[str, Callable[[str, str, Path], Any]] = {"cold": cold, "first": first, "warm": warm}
 
 
 if __name__ == "__main__":

@@ -42,10 +42,10 @@ def dataset(source: Any, folder: Path) -> Any:
     )
 
 
-def epoch(samples: Any) -> Iterator[int]:
+def epoch(samples: Any, **options: Any) -> Iterator[int]:
     from penstock import StreamingDataLoader
 
-    with StreamingDataLoader(samples, BATCH, collate_fn=list) as loader:
+    with StreamingDataLoader(samples, BATCH, collate_fn=list, **options) as loader:
         for batch in loader:
             yield from (len(sample["bin"]) for sample in batch)
 
