@@ -92,6 +92,8 @@ class Rounds:
         """Give the same place as a cursor whose cycle has batches left: at a cycle's end, the next one's start."""
         if self.boundary == "carry":
             epochs, samples = divmod(cursor.samples, self.plan.num_samples)
+            if not epochs:
+                return cursor
             return Cursor(epoch=cursor.epoch + epochs, samples=samples)
         return cursor if self._left(cursor.samples) else Cursor(epoch=cursor.epoch + 1)
 
