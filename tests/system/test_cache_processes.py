@@ -157,7 +157,6 @@ def test_what_a_killed_process_was_fetching_is_fetched_by_who_waits_for_it_at_on
 
 def test_what_a_stopped_process_was_fetching_is_fetched_by_who_waits_for_it(site, start, tmp_path, monkeypatch):
     """Stopped, or out of reach of its processor: it lives, its lock is its own, and nobody knows for how long."""
-    monkeypatch.setattr(cache_pins, "STALLED_S", 2.0)
     site.fault(path="/0.bin", delay_s=600)
     process = start("hold")
     assert process.stdout.readline() == "open\n"
@@ -167,9 +166,10 @@ def test_what_a_stopped_process_was_fetching_is_fetched_by_who_waits_for_it(site
         while not loading(tmp_path / "cache"):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        (late,) = cache.acquire(one, 4)
+        (late,) = cache.acquire(one, 2)
         assert isinstance(late, StoreUnavailable), "one that gets on is waited for"
         process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(cache_pins, "STALLED_S", 1.0)
         site.heal()
         (file,) = cache.acquire(one, 60)
         assert Path(file).read_bytes() == content(0, size_of(0))
