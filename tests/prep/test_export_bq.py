@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from penstock import (
     ObjectMissing,
     StoreError,
     StoreUnavailable,
+    StreamingDataset,
     export_bigquery,
     open_file,
     open_store,
@@ -147,6 +149,32 @@ def test_to_a_bucket_and_only_to_one_in_the_region_that_was_said(bigquery, s3):
     with pytest.raises(ObjectMissing, match="there is no bucket"):
         export_bigquery(config_of(bigquery, "s3://exports-not-there/x.parquet"), storage_options=s3.options)
     assert not bigquery.requests(), "no query is paid for before the destination is known to work"
+
+
+def test_what_was_exported_is_a_dataset(bigquery, web, tmp_path):
+    web.add_files({f"{n}.txt": b"photo %d" % n for n in range(20)})
+    fields = [{"name": "id", "type": "INTEGER"}, {"name": "url", "type": "STRING"}, {"name": "tags", "type": "JSON"}]
+    bigquery.add_table("words", fields, [[str(n), f"{web.url}/{n}.txt", "{}"] for n in range(20)])
+    report = export_bigquery(config_of(bigquery, tmp_path / "x.parquet"))
+    options = {"index_col_name": "id", "columns_to_download": ["url"]}
+    found = {}
+    for path in (report.path, report.val_path):
+        with StreamingDataset(path, tmp_path / "cache", **options) as dataset:
+            found |= {sample["id"]: Path(sample["url"]).read_bytes() for sample in dataset}
+    assert found == {str(n): b"photo %d" % n for n in range(20)}
+
+
+def test_where_only_one_file_could_be_named_the_error_says_so(bigquery, web):
+    bigquery.add_table("words", num_rows=100)
+    web.fault(method="PUT", path="x-val", status=200, headers={"ETag": '"1"'})
+    web.fault(method="PUT", path=r"x\.parquet", status=403, times=9)
+    options = {"endpoint": web.url, "region": "us-east-1", "access_key_id": "k", "secret_access_key": "s"}
+    config = config_of(bigquery, "s3://bucket/x.parquet", recompute=True)
+    with pytest.raises(AccessDenied) as caught:
+        export_bigquery(config, storage_options=options)
+    assert caught.value.__notes__ == [
+        "s3://bucket/x-val.parquet is new, s3://bucket/x.parquet is not: run it again with recompute: true"
+    ]
 
 
 def test_a_place_that_is_only_read_is_refused(bigquery):

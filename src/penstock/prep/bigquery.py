@@ -8,6 +8,7 @@ The one file that knows Google's client: how it is made, how long it is worth wa
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -26,6 +27,10 @@ QUERY_S = 6 * 3600.0
 """Longest wait for a query's end: BigQuery ends it by then."""
 SLOWEST_LOOK_S = 5.0
 CANCEL_S = 5.0
+TELL_S = 10.0
+"""After which a log says that the query still runs; and again after twice as long, and so on."""
+# The log that the command line shows, in which requests that are waited for are told.
+_log = logging.getLogger("penstock.store")
 _POSITION = re.compile(r"\[(\d+):(\d+)\]")
 _QUOTAS = {
     "quotaExceeded",
@@ -137,11 +142,15 @@ def _run(bigquery: Any, client: Any, sql: str, page_rows: int, patience: Patienc
     )
     # A query that failed is not begun anew behind the user's back: it costs.
     job = client.query(sql, retry=retry, timeout=REQUEST_S, job_retry=None)
-    end, wait_s = time.monotonic() + QUERY_S, patience.first_wait_s
+    began, wait_s, told_s = time.monotonic(), patience.first_wait_s, TELL_S
     try:
         while not job.done(retry=retry, timeout=REQUEST_S):
-            if time.monotonic() > end:
+            elapsed_s = time.monotonic() - began
+            if elapsed_s > QUERY_S:
                 raise concurrent.futures.TimeoutError
+            if elapsed_s > told_s:
+                told_s *= 2
+                _log.info("BigQuery runs the query: %.0f s so far", elapsed_s)
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, SLOWEST_LOOK_S)
     except KeyboardInterrupt:
