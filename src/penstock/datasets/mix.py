@@ -196,7 +196,6 @@ class Mix:
         gathered = Gathered(len(ids), None if self._transforms else self._buffers)
         for stream, where, own in parts:
             rows = self._streams.fetch(stream, own, passes[where])
-            self._check_count(stream, rows, len(own))
             if self._transforms:
                 rows = _marked(stream, passes[where], own, rows)
             elif len(parts) == 1:
@@ -219,12 +218,6 @@ class Mix:
         """Close the streams that can be closed."""
         for close in self._streams.attributes("close"):
             close()
-
-    def _check_count(self, stream: int, rows: list[Any] | dict[str, Any], count: int) -> None:
-        """Raise ConfigError unless a stream gave a row for each id."""
-        heights = {len(values) for values in rows.values()} if isinstance(rows, dict) else {len(rows)}
-        if heights != {count}:
-            raise ConfigError(f"the stream {self._streams.names[stream]!r} gave {sorted(heights)} rows for {count} ids")
 
     def _collate(self, samples: list[Any], buffers: NamedBuffers | None = None) -> Any:
         """Stack samples as the streams do, if all of them do it in one way, else by the fields that are there."""

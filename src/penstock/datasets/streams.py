@@ -73,8 +73,20 @@ class Streams:
         return parts
 
     def fetch(self, stream: int, ids: np.ndarray, epochs: np.ndarray) -> list[Any] | dict[str, Any]:
-        """Give the samples of one stream's own ids, int64 [m]."""
-        return self._fetchers[stream](ids, epochs)
+        """Give the samples of one stream's own ids, int64 [m]: a list of m, or a dict of arrays [m, …].
+
+        Raises:
+            ConfigError: the stream gave another number of them.
+        """
+        fetch, by_epoch = self._fetchers[stream]
+        rows = fetch(ids, epochs=epochs) if by_epoch else fetch(ids)
+        if isinstance(rows, dict):
+            wrong = {len(values) for values in rows.values()} - {len(ids)}
+        else:
+            wrong = set() if len(rows) == len(ids) else {len(rows)}
+        if wrong:
+            raise ConfigError(f"the stream {self.names[stream]!r} gave {sorted(wrong)} rows for {len(ids)} ids")
+        return rows
 
     def attributes(self, name: str) -> list[Any]:
         """List what the streams say of something, where it is not None."""
@@ -117,12 +129,10 @@ class Streams:
         self._fetchers = [_fetcher(dataset) for dataset in self.datasets]
 
 
-def _fetcher(dataset: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Give the quickest way to ask a dataset for several samples."""
+def _fetcher(dataset: Any) -> tuple[Callable[..., Any], bool]:
+    """Give the quickest way to ask a dataset for several samples, and whether it wants to know their epochs."""
     if hasattr(dataset, "fetch"):
-        if takes(dataset.fetch, "epochs"):
-            return lambda ids, epochs: dataset.fetch(ids, epochs=epochs)
-        return lambda ids, epochs: dataset.fetch(ids)
+        return dataset.fetch, takes(dataset.fetch, "epochs")
     if (getitems := getattr(dataset, "__getitems__", None)) is not None:
-        return lambda ids, epochs: getitems(ids.tolist())
-    return lambda ids, epochs: [dataset[id_] for id_ in ids.tolist()]
+        return lambda ids: getitems(ids.tolist()), False
+    return lambda ids: [dataset[id_] for id_ in ids.tolist()], False
