@@ -1,147 +1,74 @@
 """Claim: a loader gives decoded images as fast as a bare loop over their bytes decodes them.
 
-500 × 375 JPEG in RAM → uint8 [128, 224, 224, 3] on two cores. The limit is a loop of two threads that decode and
-resize with OpenCV and do nothing else: no order, no batch. Then the same work by torch's DataLoader and Grain, given
-the very same function, and what they do as shipped, with Pillow. Each run is a fresh process; the clock starts at the
-first batch, when its workers run, and counts the images after it. `--clock cpu` counts processor time instead, of all
-processes together, for machines where other work runs.
+500 × 375 JPEG → uint8 [128, 224, 224, 3] on two cores. The limit is a loop of two threads that decode bytes in RAM and
+resize with OpenCV and do nothing else: no order, no batch. Then torch's DataLoader and Grain, given the very same
+function, and what they and other libraries do as shipped, from bytes in RAM or from the page cache. Each run is a fresh
+process; the clock runs from the fourth batch to the fourth from the end, so that neither a start nor what was made
+ahead counts. `--clock cpu` counts processor time instead, of all processes together, for machines where other work
+runs; `--compare in-process` has the loader and the bare loop take turns in one process, in parts of a second.
 
-Run: python benchmarks/image_decoding.py [--rounds 5] [--method linear] [--only penstock …], with the peers installed.
+Run: python benchmarks/image_decoding.py [--rounds 5] [--only penstock …] [--sweep], with the peers installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import itertools
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
+import image_peers as peers
+from image_peers import BATCH, CONTENDERS, FILES, HEIGHT, IMAGES, SIDE, WIDTH
 from side_by_side import compare
 
-HEIGHT, WIDTH, SIDE, BATCH, CORES = 375, 500, 224, 128, 2
-FILES, IMAGES = 256, 128 * 40
+CORES = 2
+EDGE = 4
+"""Batches at either end that are not timed."""
+TURN = 8
+"""Batches of a turn in one process."""
+SWEPT = (0, 1, 2, 4)
 
 
-def make_files() -> list[bytes]:
-    """Make JPEGs of the size that photographs have, about 50 KB: smooth grounds, edges, and grain."""
-    import cv2
-
-    cv2.setNumThreads(0)
-    files = []
-    for number in range(FILES):
-        draw = np.random.default_rng(number)
-        ground = cv2.resize(draw.integers(0, 256, (12, 16, 3)).astype(np.float32), (WIDTH, HEIGHT))
-        fine = cv2.resize(draw.normal(0, 25, (HEIGHT // 2, WIDTH // 2, 3)).astype(np.float32), (WIDTH, HEIGHT))
-        pixels = (ground + fine).clip(0, 255).astype(np.uint8)
-        files.append(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
-    return files
-
-
-def by_opencv(data: bytes, method: str) -> np.ndarray:
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    return cv2.resize(image, (SIDE, SIDE), interpolation=getattr(cv2, f"INTER_{method.upper()}"))
-
-
-def by_pillow(data: bytes, method: str) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-
-
-class Files:
-    """A map-style dataset over bytes in RAM."""
-
-    def __init__(self, decode: Callable[[bytes, str], np.ndarray] | None, method: str) -> None:
-        self.files, self.decode, self.method = make_files(), decode, method
-
-    def __len__(self) -> int:
-        return IMAGES
-
-    def __getitem__(self, index: int) -> Any:
-        data = self.files[index % FILES]
-        return {"image": data} if self.decode is None else self.decode(data, self.method)
-
-
-def bare(method: str, clock: Callable[[], float]) -> float:
+def bare(files: list[bytes], count: int, clock: Callable[[], float]) -> float:
     """Decode in threads, each of which has its part of the images from the start."""
-    import cv2
-
-    cv2.setNumThreads(0)
-    files = make_files()
 
     def work(part: int) -> None:
-        for index in range(part, IMAGES, CORES):
-            by_opencv(files[index % FILES], method)
+        for index in range(part, count, CORES):
+            peers.by_opencv(files[index % FILES])
 
     threads = [threading.Thread(target=work, args=[part]) for part in range(CORES)]
-    by_opencv(files[0], method)
+    peers.by_opencv(files[0])
     started = clock()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return IMAGES / (clock() - started)
-
-
-def penstock(method: str, *, reused: bool = True) -> Iterator[Any]:
-    from penstock import Collate, DecodeImage, StreamingDataLoader
-
-    decode = DecodeImage(size=SIDE, fit="stretch", method=method)
-    collate = Collate() if reused else None
-    files = Files(None, method)
-    with StreamingDataLoader(
-        files, BATCH, shuffle=True, transform=decode, num_workers=CORES, worker_type="thread", collate_fn=collate
-    ) as loader:
-        for batch in loader:
-            yield batch["image"]
-
-
-def torch_loader(method: str, decode: Callable[[bytes, str], np.ndarray]) -> Iterator[Any]:
-    from torch.utils.data import DataLoader
-
-    yield from DataLoader(Files(decode, method), BATCH, shuffle=True, num_workers=CORES)
-
-
-def grain_threads(method: str) -> Iterator[Any]:
-    import grain
-
-    files = Files(None, method)
-    dataset = grain.MapDataset.source(files).shuffle(seed=0).map(lambda sample: by_opencv(sample["image"], method))
-    options = grain.ReadOptions(num_threads=CORES, prefetch_buffer_size=2 * BATCH)
-    yield from dataset.to_iter_dataset(options).batch(BATCH)
-
-
-BATCHES: dict[str, Callable[[str], Iterator[Any]]] = {
-    "penstock": penstock,
-    "penstock, fresh memory": partial(penstock, reused=False),
-    "DataLoader, same function": partial(torch_loader, decode=by_opencv),
-    "Grain, same function": grain_threads,
-    "DataLoader, Pillow": partial(torch_loader, decode=by_pillow),
-}
+    return count / (clock() - started)
 
 
 def rate(batches: Iterator[Any], clock: Callable[[], float]) -> float:
-    """Images per second of a clock, from the first batch on."""
-    first = next(batches)
-    assert tuple(first.shape) == (BATCH, SIDE, SIDE, 3), first.shape
-    del first
-    started, count = clock(), 0
-    for batch in batches:
-        count += len(batch)
+    """Images per second of a clock, without those at either end."""
+    started = ended = 0.0
+    for number, batch in enumerate(batches, 1):
+        assert tuple(batch.shape) == (BATCH, SIDE, SIDE, 3), batch.shape
+        assert str(batch.dtype).endswith("uint8"), batch.dtype
+        if number == EDGE:
+            started = clock()
+        if number == IMAGES // BATCH - EDGE:
+            ended = clock()
         del batch
-    assert count == IMAGES - BATCH
-    return count / (clock() - started)
+    assert number == IMAGES // BATCH, "an epoch of another length"
+    return (number - 2 * EDGE) * BATCH / (ended - started)
 
 
 def processor_time() -> float:
@@ -155,33 +82,93 @@ def processor_time() -> float:
 CLOCKS = {"wall": time.perf_counter, "cpu": processor_time}
 
 
-def child(name: str, method: str, clock: str) -> float:
-    command = [sys.executable, __file__, "--child", name, "--method", method, "--clock", clock]
+def child(name: str, workers: int, clock: str, folder: Path) -> float:
+    command = [sys.executable, __file__, "--child", name, str(workers), str(folder), "--clock", clock]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (name, done.stderr)
+    assert done.returncode == 0, (name, workers, done.stderr[-4000:])
     return float(done.stdout.splitlines()[-1])
+
+
+def run_child(name: str, workers: str, folder: str, clock: Callable[[], float]) -> None:
+    peers.quiet()
+    if name == "bare":
+        print(bare(peers.read_files(Path(folder)), IMAGES, clock), flush=True)
+    else:
+        print(rate(CONTENDERS[name].batches(Path(folder), int(workers)), clock), flush=True)
+
+
+def sweep(names: list[str], clock: str, folder: Path) -> None:
+    """Print what each makes of 0, 1, 2 and 4 workers."""
+    for name in names:
+        figures = {workers: child(name, workers, clock, folder) for workers in SWEPT}
+        print(f"  {name:<32}", *(f"{workers}: {figure:7.1f}" for workers, figure in figures.items()), flush=True)
+
+
+def compare_processes(names: list[str], rounds: int, clock: str, folder: Path) -> None:
+    contenders = {name: partial(child, name, CONTENDERS[name].workers, clock, folder) for name in names}
+    compare(
+        f"{WIDTH} × {HEIGHT} JPEG to {SIDE} × {SIDE}, batches of {BATCH}, {clock} time",
+        {"bare": partial(child, "bare", CORES, clock, folder), **contenders},
+        reference="bare",
+        unit="images/s",
+        rounds=rounds,
+    )
+
+
+def compare_in_process(rounds: int, folder: Path) -> None:
+    """Have a bare loop and penstock take short turns, by either clock; neither works while the other does."""
+    files = peers.read_files(folder)
+    batches = itertools.chain.from_iterable(peers.penstock(folder, CORES) for _ in itertools.repeat(None))
+
+    def loaded(clock: Callable[[], float]) -> float:
+        # What was made ahead in the last turn is not counted in this one.
+        for _ in range(EDGE):
+            next(batches)
+        started = clock()
+        for _ in range(TURN):
+            next(batches)
+        took = clock() - started
+        time.sleep(0.7)
+        return TURN * BATCH / took
+
+    for clock in (time.perf_counter, time.process_time):
+        compare(
+            f"the same, in one process by turns, {clock.__name__}",
+            {"bare": partial(bare, files, TURN * BATCH, clock), "penstock": partial(loaded, clock)},
+            reference="bare",
+            unit="images/s",
+            rounds=rounds,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--method", choices=["linear", "area"], default="linear")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: where other work runs beside this")
     parser.add_argument("--only", nargs="+", help="contenders whose names begin so, beside the bare loop")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--sweep", action="store_true", help="try numbers of workers instead of comparing")
+    parser.add_argument("--compare", choices=["processes", "in-process"], default="processes")
+    parser.add_argument("--child", nargs=3, metavar=("NAME", "WORKERS", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        clock, name = CLOCKS[options.clock], options.child
-        print(bare(options.method, clock) if name == "bare" else rate(BATCHES[name](options.method), clock))
+        run_child(*options.child, CLOCKS[options.clock])
         return
-    names = [name for name in BATCHES if name.startswith(tuple(options.only or [""]))]
-    compare(
-        f"{WIDTH} × {HEIGHT} JPEG to {SIDE} × {SIDE}, {options.method}, batches of {BATCH}, {options.clock} time",
-        {name: partial(child, name, options.method, options.clock) for name in ["bare", *names]},
-        reference="bare",
-        unit="images/s",
-        rounds=options.rounds,
-    )
+    names = [name for name in CONTENDERS if name.startswith(tuple(options.only or [""]))]
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as temporary:
+        folder = Path(temporary, "images")
+        folder.mkdir()
+        peers.quiet()
+        peers.write_files(folder)
+        if options.compare == "in-process":
+            compare_in_process(options.rounds, folder)
+            return
+        for name in names:
+            if (write := CONTENDERS[name].write) is not None:
+                write(folder)
+        if options.sweep:
+            sweep(names, options.clock, folder)
+        else:
+            compare_processes(names, options.rounds, options.clock, folder)
 
 
 if __name__ == "__main__":
