@@ -15,10 +15,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_subjects import Diary, Numbered, OwnLoaders, Unvalidated, fit, ten_in_fours, trainer
-from penstock import ConfigError, RoundsCallback, RoundsDataModule, StreamingDataLoader
-from penstock.train.evaluation_rounds import EvaluationRounds
+from penstock import ConfigError, EvaluationRounds, RoundsCallback, RoundsDataModule, StreamingDataLoader
 
 # Lightning 2.6 compares tree specs in a way that torch 2.13 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -101,8 +101,10 @@ def test_loaders_of_a_modules_own_are_twice_what_they_are_once_or_are_refused():
     module = Twice()
     module.twice = lambda loader: {"a": loader, "b": copy.copy(loader)}
     assert own(module, max_epochs=2).validated == [[2, 3, 2, 3], [4, 4]]
-    module.twice = lambda loader: [EvaluationRounds(loader)] * 2
+    module.twice = lambda loader: CombinedLoader([loader, copy.copy(loader)], "sequential")
     assert own(module, max_epochs=2).validated[2:] == [[2, 3, 2, 3], [4, 4]]
+    module.twice = lambda loader: [EvaluationRounds(loader)] * 2
+    assert own(module, max_epochs=2).validated[4:] == [[2, 3, 2, 3], [4, 4]]
     module.twice = lambda loader: [loader, loader]
     with pytest.raises(ConfigError, match="there twice, and the second time it would give the next round"):
         own(module, max_epochs=1)
@@ -143,17 +145,17 @@ def test_without_validation_the_round_is_logged_as_it_ends(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [TQDMProgressBar, RichProgressBar])
-def test_the_progress_bar_and_the_log_name_the_round(kind, caplog, capfd):
+def test_the_progress_bar_or_without_one_the_log_names_the_round(kind, caplog):
     shown = []
 
     class Looking(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-            bar = trainer.progress_bar_callback
-            bar = bar.train_progress_bar
+            bar = trainer.progress_bar_callback.train_progress_bar
             shown.append(getattr(bar, "desc", None) or bar.description)
 
-    data = ten_in_fours()
-    fit(data=data, max_epochs=4, enable_progress_bar=True, callbacks=[kind(), Looking()])
+    fit(max_epochs=4, enable_progress_bar=True, callbacks=[kind(), Looking()])
+    assert "round" not in caplog.text
+    fit(max_epochs=4)
     rounds = ["round 1/3, cycle 0", "round 2/3, cycle 0", "round 3/3, cycle 0", "round 1/3, cycle 1"]
     assert [text.strip(": ") for text in shown[::4]] == rounds
     assert [record.getMessage() for record in caplog.records if record.getMessage().startswith("round")] == rounds
@@ -361,6 +363,23 @@ def test_validating_alone_takes_the_round_that_training_is_at(tmp_path):
 def test_what_cannot_work_is_refused_at_once(settings, said):
     with pytest.raises(ConfigError, match=said):
         ten_in_fours(**settings)
+    with pytest.raises(ConfigError, match="val_mode, of a callback, must be one of"):
+        RoundsCallback(val_mode="full")
+
+
+def test_a_round_of_evaluation_is_as_often_the_same_as_it_is_asked_for():
+    loader = EvaluationRounds(StreamingDataLoader(Numbered(5), 1, round_batches=2, remainder="short"))
+    loader.set_round(2)
+    batches = iter(loader)
+    assert next(batches).tolist() == [4]
+    assert len(loader) == 1, "asking in the middle moves nothing"
+    assert list(batches) == []
+    loader.set_round(1)
+    next(iter(loader))
+    assert [int(batch) for batch in loader] == [2, 3], "one that was broken off begins anew"
+    assert (len(loader), loader.round, loader.total_rounds, loader.batch_size, len(loader.dataset)) == (2, 1, 3, 1, 5)
+    loader.close()
+    assert len(list(loader)) == 2
 
 
 def test_two_words_for_the_same_thing_must_agree():

@@ -29,17 +29,22 @@ class EvaluationRounds:
 
     def __init__(self, loader: StreamingDataLoader) -> None:
         self._loader = loader
-        self._round = loader.round
+        self._round = 0
+        self._length: int | None = None
+        """Batches of the round; None: not asked for yet."""
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the whole round; nothing happens before the first `next`."""
         self._loader.set_round(self._round)
+        self._length = len(self._loader)
         yield from self._loader
 
     def __len__(self) -> int:
         """Count the batches of the round."""
-        self._loader.set_round(self._round)
-        return len(self._loader)
+        if self._length is None:
+            self._loader.set_round(self._round)
+            self._length = len(self._loader)
+        return self._length
 
     def __repr__(self) -> str:
         return f"EvaluationRounds(round {self._round} of {self._loader!r})"
@@ -74,7 +79,7 @@ class EvaluationRounds:
             ConfigError: it is no such number.
         """
         self._loader.set_round(number)
-        self._round = number
+        self._round, self._length = number, None
 
     def close(self) -> None:
         """End the loader's workers; it can be iterated over again afterwards."""

@@ -12,7 +12,7 @@ what it saves when a batch fails is one batch too far. The callback's own state 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from penstock.errors import ConfigError
 from penstock.train.evaluation_rounds import EvaluationRounds
@@ -37,6 +37,7 @@ from penstock.train.lightning_options import (
 from penstock.train.lightning_restart import expect_validation, loader_states, reopen_epoch
 from penstock.train.round_bookmark import Bookmark, load_states
 from penstock.train.sequence_dataset import ChunkedSequenceDataset
+from penstock.types import check_choice
 
 try:
     import lightning.pytorch as pl
@@ -70,8 +71,10 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
             a round of another length.
     """
 
-    def __init__(self, *, val_mode: ValidationMode | None = None, report: Sequence[str] = ()) -> None:
-        self._asked_mode = choose_mode(val_mode)
+    def __init__(self, *, val_mode: Literal["rotate", "fixed"] | None = None, report: Sequence[str] = ()) -> None:
+        if val_mode is not None:
+            check_choice("val_mode, of a callback,", val_mode, ("rotate", "fixed"))
+        self._asked_mode = val_mode
         self._report = (report,) if isinstance(report, str) else tuple(report)
         self._is_on = True
         self._mode: ValidationMode = "rotate"
@@ -170,8 +173,11 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         if self._bookmark is None or self._has_shown:
             return
         self._has_shown = True
-        rank_zero_info(self._label)
-        _show(trainer.progress_bar_callback, self._label)
+        bar = trainer.progress_bar_callback
+        if bar is None or bar.is_disabled:
+            rank_zero_info(self._label)
+        else:
+            _show(bar, self._label)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
