@@ -176,7 +176,7 @@ def test_a_malformed_line_follows_the_policy(folder, lane):
     with closing(StreamingDataLoader(BlockDataset(folder), 10, on_error="skip", **lane)) as loader:
         found = [id_ for batch in loader for id_ in batch["id"].tolist()]
         assert found == [number for number in range(70) if number != 25]
-        assert loader.stats.skipped == Counter(BadRecord=1)
+        assert loader.stats.skipped == {"malformed-json": 1}
     with closing(StreamingDataLoader(BlockDataset(folder), 10, **lane)) as loader:
         with pytest.raises(SampleError, match=r"sample 25 .*line 6 of .*block_00001\.jsonl") as raised:
             list(loader)

@@ -143,3 +143,26 @@ def read(web, folder, steps, lane) -> dict[str, dict]:
             for j, key in enumerate(batch["__sample_key__"]):
                 found[key] = {name: values[j] for name, values in batch.items()}
     return found
+
+
+@pytest.mark.parametrize("lane", ["thread", "process"])
+def test_a_loader_goes_on_without_the_latents_that_fail(web, tmp_path, lane):
+    good = npy(timed(8))
+    spoilt = timed(8)
+    spoilt[0, 3] = np.nan
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{"a": 1}], object), allow_pickle=True)
+    broken = {2: npy(spoilt), 3: pickled.getvalue(), 5: b"", 7: good[:200], 8: b"<html>no</html>" * 9, 9: npy(timed(2))}
+    web.add_files({f"{k}.npy": broken.get(k, good) for k in range(12)})
+    web.add_files({"index.csv": "\n".join(["index,npy", *(f"{k},{k}.npy" for k in range(12))]).encode()})
+    steps = audio_latent_pipeline("npy", frames=4, crop="start", short="error")
+    options = {"columns_to_download": ["npy"], "transforms": steps, "on_error": "skip"}
+    dataset = StreamingDataset(f"{web.url}/index.csv", tmp_path / "stream", **options)
+    with dataset, StreamingDataLoader(dataset, 4, num_workers=2, worker_type=lane) as loader:
+        keys = sorted(int(key) for batch in loader for key in batch["__sample_key__"])
+        skipped = dict(loader.stats.skipped)
+        listed = {entry["key"]: entry["reason"] for entry in dataset.quarantine.entries()}
+    assert keys == [0, 1, 4, 6, 10, 11]
+    reasons = {"2": "not-finite", "3": "pickled", "5": "empty", "7": "truncated", "8": "not-arrays", "9": "too-short"}
+    assert listed == reasons
+    assert skipped == dict.fromkeys(reasons.values(), 1)
