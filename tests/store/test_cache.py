@@ -18,7 +18,10 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import ConfigError, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
+from penstock.node.database import Database
+from penstock.store import cache_rows
 from penstock.store.cache import open_cache
+from penstock.store.cache_names import key_of
 from penstock.store.cache_recency import Recency
 from penstock.store.cache_room import LOOK_S
 from penstock.store.wanted import Wanted
@@ -730,6 +733,32 @@ def test_what_ctrl_c_interrupts_can_be_had_again_here_and_by_others(
     del files
     gc.collect()
     wait_until(lambda: cache.stats().pinned == 0)
+
+
+def test_what_was_recorded_before_an_interrupt_is_recorded_once(site, opened, monkeypatch):
+    cache = opened()
+    files = cache.acquire(wanted(site, 0, 1, 2))
+    before, real = cache.stats(), Database.writing
+
+    @contextlib.contextmanager
+    def interrupted(database):
+        with real(database) as db:
+            yield db
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Database, "writing", interrupted)
+    book = cache._book
+    book.hits += 5
+    row = next(iter(cache._shelf.find([key_of(wanted(site, 0)[0], "")]).values()))
+    with pytest.raises(KeyboardInterrupt), book.changing() as db:
+        cache_rows.doom(db, [row], cache._pins.name)
+    book.spared(row)
+    with pytest.raises(KeyboardInterrupt):
+        book.flush()
+    monkeypatch.undo()
+    after = cache.stats()
+    assert (after.files, after.bytes, after.hits) == (before.files, before.bytes, before.hits + 5)
+    assert [Path(file).read_bytes() for file in files] == [content(0), content(1), content(2)]
 
 
 def test_times_of_use_that_were_closed_first_are_no_error_at_the_end(tmp_path):

@@ -65,6 +65,8 @@ class Database:
         self._lock = threading.Lock()
         self._identity: tuple[int, int] | None = None
         self._closed = False
+        self.committed = False
+        """Whether the last transaction was recorded, though an interrupt came after that."""
         _open_databases.add(self)
 
     @contextmanager
@@ -79,10 +81,14 @@ class Database:
             connection, door = self._opened(patience)
             with door.held(patience):
                 _run(connection, "BEGIN IMMEDIATE", patience)
+            complete = self.committed = False
             try:
                 yield connection
+                complete = True
                 connection.execute("COMMIT")
-            except BaseException:
+                self.committed = True
+            except BaseException as error:
+                self.committed = complete and not (connection.in_transaction or isinstance(error, sqlite3.Error))
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise

@@ -77,11 +77,16 @@ class Book:
             moved = sum(file.size for file in written), sum(row.size for row in spared)
             self._pins.reserve(-moved[0])
             self._pins.leave(-moved[1])
+            self._database.committed = False
             try:
                 with self._database.writing() as db:
                     self._record(db, written, freed, spared, counts)
                     yield db
             except BaseException:
+                if self._database.committed:
+                    # Recorded before the interrupt came: twice would count twice.
+                    self._recorded(written, spared, counts)
+                    raise
                 self._pins.reserve(moved[0])
                 self._pins.leave(moved[1])
                 self._written.extendleft(reversed(written))
