@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -294,6 +295,70 @@ def test_a_copy_has_weights_of_its_own_and_shares_the_data():
     assert sent.train_epoch_with_chunking()["round"] == 0
     assert sent.trained == module.trained[:5]
     assert module.train_epoch_with_chunking()["round"] == 2
+
+
+KILLED = """
+    import os, signal, sys, torch
+    from penstock import ChunkedSequenceDataset, ChunkedTrainingMixin
+
+    class Net(ChunkedTrainingMixin, torch.nn.Module):
+        def __init__(self, config):
+            super().__init__(config)
+            self.weight = torch.nn.Parameter(torch.ones(1))
+            self.steps = 0
+
+        def training_step(self, batch, batch_idx):
+            if self.steps % 3 == 0:
+                # As it was before this batch.
+                state = {"model": self.state_dict(), "rounds": self.chunked_training_state(), "steps": self.steps}
+                torch.save(state, path + ".new")
+                os.replace(path + ".new", path)
+            self.steps += 1
+            print(self.steps, batch_idx, batch.tolist(), f"{self.weight.item():.6f}", flush=True)
+            if self.steps == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return (self.weight * batch / 100).square().mean()
+
+        def validation_step(self, batch, batch_idx):
+            print("validated", batch.tolist(), flush=True)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=0.1)
+
+    path, killed_at = sys.argv[1], int(sys.argv[2])
+    net = Net({"train_chunk_size": 5, "val_chunk_size": 1})
+    data = ChunkedSequenceDataset(dataset_train=range(24), dataset_val=range(100, 106), batch_size=2)
+    net.setup_chunked_training(data)
+    if os.path.exists(path):
+        state = torch.load(path, weights_only=True)
+        net.load_state_dict(state["model"])
+        net.load_chunked_training_state(state["rounds"])
+        net.steps = state["steps"]
+    while net.train_dataloader().round < 6:
+        net.train_epoch_with_chunking()
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_a_round_a_new_process_goes_on_from_what_was_saved(tmp_path):
+    """Losing nothing but the steps since the last save, which it repeats: same batches, same weights."""
+    command = [sys.executable, "-c", textwrap.dedent(KILLED)]
+
+    def run(name: str, killed_at: int, returncode: int) -> list[str]:
+        arguments = [*command, str(tmp_path / name), str(killed_at)]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == returncode, done.stderr
+        return done.stdout.splitlines()
+
+    whole = run("whole", 0, 0)
+    assert len(whole) == 6 * 6
+    # Step 14 is the fourth of round 2; what was saved before step 13 is its third still to come.
+    first = run("cut", 14, -signal.SIGKILL)
+    assert first == whole[: len(first)]
+    assert first[-1].startswith("14 3 ")
+    rest = run("cut", 0, 0)
+    assert rest[0].startswith("13 2 ")
+    assert rest == whole[len(first) - 2 :]
 
 
 PROCESS = """
