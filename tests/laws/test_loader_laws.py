@@ -190,5 +190,40 @@ def test_rounds_keep_their_law(remainder, lane):
     )
 
 
+class ByCycles:
+    """A loader in rounds, iterated for the rest of a cycle."""
+
+    def __init__(self, loader):
+        self.loader = loader
+        self.dataset = loader.dataset
+
+    def __iter__(self):
+        cycle = self.loader.cycle
+        while self.loader.cycle == cycle:
+            yield from self.loader
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
+
+
+@pytest.mark.parametrize("remainder", ["short", "pad"])
+def test_rounds_are_resumed_on_any_world_with_any_batch_size(remainder):
+    def make(world, batch_size=2):
+        return ByCycles(
+            StreamingDataLoader(
+                CountingDataset(61),
+                batch_size,
+                round_batches=3,
+                shuffle=True,
+                remainder=remainder,
+                world=world,
+                num_workers=0,
+            )
+        )
+
+    check_epoch_is_permutation(make, 61)
+    check_elastic(make, 61)
+
+
 def test_a_chunked_dataloader_keeps_the_laws_of_rounds():
     check_rounds(lambda world: ChunkedDataLoader(subjects.Plain(10), 1, 4, shuffle=True, world=world), 10)

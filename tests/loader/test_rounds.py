@@ -165,6 +165,13 @@ class TestRounds:
         with pytest.raises(LoaderClosed, match="overtaken"):
             next(batches)
 
+    def test_len_may_be_asked_before_the_process_group_is_there(self, monkeypatch):
+        loader = loader_of(10, 1, 4, shuffle=False)
+        assert (len(loader), loader.round, loader.state_dict()["samples"]) == (4, 0, 0)
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert ids_of(loader) == [1, 3, 5, 7]
+
     def test_a_copy_goes_its_own_way(self):
         loader = loader_of(shuffle=False)
         next(iter(loader))
@@ -579,7 +586,7 @@ class TestArguments:
         with pytest.raises(ConfigError, match="length_bucket"):
             loader_of(shuffle="within", length_bucket=2)
         with pytest.raises(ConfigError, match="num_batches"):
-            len(loader_of(round_batches=2**62, batch_size=4))
+            next(iter(loader_of(round_batches=2**62, batch_size=4)))
 
 
 def without_repeats(loader, count):

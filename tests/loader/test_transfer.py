@@ -92,6 +92,15 @@ class TestCuda:
         for step, _ in enumerate(loader, start=1):
             assert loader.state_dict()["samples"] == 8 * step
 
+    def test_a_change_of_rounds_keeps_what_was_moved_ahead(self):
+        dataset = subjects.Remote(40)
+        with StreamingDataLoader(
+            dataset, 2, round_batches=3, device="cuda", num_workers=2, worker_type="thread", prefetch=2
+        ) as loader:
+            found = [batch["id"].tolist() for round_ in loader.rounds(6) for batch in round_]
+        assert found == [[start, start + 1] for start in range(0, 36, 2)]
+        assert len(dataset.fetched) <= 36 + 2 * (2 + 1)
+
     def test_a_device_changes_no_batch(self):
         def make(**how):
             return OnCpu(StreamingDataLoader(CountingDataset(64, width=500), 8, shuffle=True, **how))

@@ -126,11 +126,11 @@ class RoundPlanned(Planned):
 
     def num_batches(self) -> int:
         """Count the batches of the round that the next batch belongs to; asks the policy if it has not been asked."""
-        if (mark := self._stands()).length is None:
-            self._catch_up()
-            mark = self._mark = self._worked_out(self._mark)
-        assert mark.length is not None
-        return mark.length
+        mark = self._stands()
+        if self._boundary == "carry" and mark.wanted is not None:
+            # Nothing cuts it short, so it may be asked before the process group is there.
+            return mark.wanted
+        return mark.length or self._begun()[1]
 
     def walk(self) -> Walk:
         """Walk the plan as this rank, through rounds and cycles without end."""
@@ -146,11 +146,10 @@ class RoundPlanned(Planned):
 
     def run(self, make: Callable[[Cursor], Iterator[Delivery]]) -> Iterator[Delivery]:
         """Yield the rest of the round."""
-        self._catch_up()
-        length = self.num_batches()
+        mark, length = self._begun()
         if self._going is None:
-            self._going = make(self._mark.cursor)
-        yield from islice(self._going, length - self._mark.done)
+            self._going = make(mark.cursor)
+        yield from islice(self._going, length - mark.done)
 
     def let_go(self) -> None:
         """Let go of what was to come."""
@@ -282,6 +281,15 @@ class RoundPlanned(Planned):
         mark = self._stands()
         self._history = self._history_at(mark)
         self._stand(mark)
+
+    def _begun(self) -> tuple[Mark, int]:
+        """Count from the last batch handed out on, and give the place and the length of its round."""
+        self._catch_up()
+        if self._mark.length is None:
+            self._mark = self._worked_out(self._mark)
+        mark = self._mark
+        assert mark.length is not None
+        return mark, mark.length
 
     def _stand(self, mark: Mark) -> None:
         """Count from a mark on."""
