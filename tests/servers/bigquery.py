@@ -5,7 +5,7 @@
 prints `http://127.0.0.1:PORT` when it is ready. FOLDER holds tables, `NAME.json`, each read when it is asked for:
     schema      fields as the API describes them
     rows        lists of cells as the API sends them; or
-    num_rows    so many rows of an INTEGER and `text_bytes` of STRING, made up when they are asked for
+    num_rows    so many rows of an INTEGER and `text_bytes` (100) of STRING, made up when they are asked for
     polls       how often a query of it is not done yet, when asked (0)
     error       {"reason", "message"}: what such a query ends with
     num_less    rows that are announced and never sent (0)
@@ -23,6 +23,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ class Job:
 
     def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
         if "num_rows" in self.table:
-            text = "x" * self.table.get("text_bytes", 100)
-            cells: Any = ([str(place), text] for place in range(start, stop))
+            size = self.table.get("text_bytes", 100) // 2
+            cells: Any = ([str(place), random.Random(place).randbytes(size).hex()] for place in range(start, stop))
         else:
             cells = self.table["rows"][start:stop]
         return [{"f": [{"v": cell} for cell in row]} for row in cells]

@@ -57,6 +57,20 @@ def test_what_was_written_is_there(s3, size):
     assert b"<Upload>" not in unfinished(s3, f"whole-{size}")
 
 
+@pytest.mark.parametrize("kind", ["az", "gs"])
+def test_other_clouds_take_parts_as_well(kind, request):
+    server = request.getfixturevalue("azure" if kind == "az" else "gcs")
+    (server.create_container if kind == "az" else server.create_bucket)("uploads")
+    store = open_store(f"{kind}://uploads", **server.options)
+    with store.upload("x") as file:
+        for _ in range(20):
+            file.write(PIECE)
+    assert store.get("x") == PIECE * 20
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail(store, "x", 20)
+    assert store.head("x").size == 20 << 20
+
+
 @pytest.mark.parametrize("pieces", [1, 40])
 def test_a_block_that_fails_leaves_what_was_there_before(s3, pieces):
     name = f"failing-{pieces}"
