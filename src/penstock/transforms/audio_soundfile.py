@@ -10,6 +10,7 @@ import numpy as np
 
 from penstock.transforms.media import missing_extra, unreadable
 from penstock.transforms.media_file import MediaFile
+from penstock.transforms.mp3_frames import Mp3Frames, find_frames, tells_length
 
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
 _MOST_CHUNKS = 1000
@@ -50,6 +51,7 @@ class SoundFileSource:
         self._failure: type[Exception] = soundfile.LibsndfileError
         samples_at = _check_wav(media)
         last_seek = _last_seek(media)
+        is_told = tells_length(media.file)
         self._soundfile = soundfile
         self._sound: Any = self._opened()
         self.sample_rate: int = self._sound.samplerate
@@ -61,6 +63,12 @@ class SoundFileSource:
         self._lead_in = _LEAD_IN.get(self._subtype, 0)
         self._most = last_seek if self._subtype == "VORBIS" else self._sound.frames
         self._at = 0
+        self._frames: Mp3Frames | None = None
+        self._is_walked = False
+        # What guesses how long an mp3 is reads no further than that.
+        self._is_alone = not is_told and self._mp3_frames() is not None
+        if self._is_alone and self._frames is not None:
+            self.num_frames = self._frames.num_frames
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Decode frames [start, stop).
@@ -71,7 +79,12 @@ class SoundFileSource:
         Raises:
             BadMedia: there are fewer ("truncated"), or they can't be decoded ("corrupt").
         """
-        data = self._decoded(start, stop) if self._plain is None else self._copied(*self._plain, start, stop)
+        if self._plain is not None:
+            data = self._copied(*self._plain, start, stop)
+        elif self._is_alone or (start and self._mp3_frames() is not None):
+            data = self._decoded_alone(start, stop)
+        else:
+            data = self._decoded(start, stop)
         if start + len(data) < stop:
             end = start + len(data)
             raise self._media.bad(
@@ -93,6 +106,36 @@ class SoundFileSource:
             raise self._media.bad("corrupt", f"cannot be decoded in [{start:,}, {stop:,}): {error}") from error
         self._at = begin + len(data)
         return data[start - begin :]
+
+    def _mp3_frames(self) -> Mp3Frames | None:
+        """Find the frames of an mp3, once; None if it is none, or must be sought in."""
+        if self._subtype == "MPEG_LAYER_III" and not self._is_walked:
+            self._is_walked = True
+            self._at = -1
+            self._media.file.seek(0)
+            self._frames = find_frames(self._media.file.read(), self._sound.frames)
+        return self._frames
+
+    def _decoded_alone(self, start: int, stop: int) -> np.ndarray:
+        """Decode a part of an mp3 as a file of its own, which depends on nothing that was read before."""
+        assert self._frames is not None
+        # Behind the sound comes what the encoder filled the last frame with.
+        stop = max(start, min(stop, self._frames.num_frames))
+        first, last, skip = self._frames.part(start, stop)
+        begin, end = self._frames.offsets[[first, last]].tolist()
+        self._at = -1
+        try:
+            self._media.file.seek(begin)
+            part = MediaFile(self._frames.head(last - first) + self._media.file.read(end - begin))
+        except OSError as error:
+            raise unreadable(self._media.name, error) from error
+        try:
+            with self._soundfile.SoundFile(part.handle(), closefd=False) as sound:
+                return sound.read(dtype="float32", always_2d=True)[skip : skip + stop - start]
+        except self._failure as error:
+            raise self._media.bad("corrupt", f"cannot be decoded in [{start:,}, {stop:,}): {error}") from error
+        finally:
+            part.close()
 
     def _copied(self, descriptor: int, samples_at: int, start: int, stop: int) -> np.ndarray:
         """Read frames of 16-bit numbers as the library does, a third of the time."""
