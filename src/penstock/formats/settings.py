@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import ConfigError, ObjectMissing
+from penstock.types import check_choice
 
 Check = Callable[[str, Any], Any]
 """Takes a key and a value; returns the value as it is to be used, or raises ConfigError."""
@@ -45,6 +46,12 @@ def read_settings(path: Path, checks: Mapping[str, Check]) -> dict[str, Any]:
         except (ConfigError, yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"{where}: {error}") from error
     return given
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return a value that is true or false, else raise ConfigError."""
+    check_choice(name, value, (True, False))
+    return value
 
 
 def _lines(path: Path) -> list[tuple[Any, Any]]:

@@ -20,14 +20,14 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ConfigError, StoreError
-from penstock.formats.settings import Check, read_settings
+from penstock.formats.settings import Check, check_flag, read_settings
 from penstock.plan.permutation import permute
 from penstock.prep.bigquery import Answer, open_query
 from penstock.prep.parquet_pair import ParquetPair
 from penstock.progress import Meter
 from penstock.seeds import key
 from penstock.store.urls import parse_url, redact
-from penstock.types import check_choice, check_int
+from penstock.types import check_int
 
 SUFFIX = ".parquet"
 PAGE_ROWS = 10_000
@@ -226,17 +226,12 @@ def _ratio(name: str, value: Any) -> float:
     return float(value)
 
 
-def _flag(name: str, value: Any) -> Any:
-    check_choice(name, value, (True, False))
-    return value
-
-
 _CHECKS: dict[str, Check] = {
     "bq_project": _text,
     "sql_query": _text,
     "s3_destination_path": _destination,
     "s3_bucket_region": _optional_text,
-    "recompute": _flag,
+    "recompute": check_flag,
     "val_ratio": _ratio,
     "max_num_val_rows": partial(check_int, minimum=0),
     "row_group_size": partial(check_int, minimum=1),

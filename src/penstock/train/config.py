@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import ConfigError
-from penstock.formats.settings import Check, read_settings
-from penstock.types import check_choice, check_int
+from penstock.formats.settings import Check, check_flag, read_settings
+from penstock.types import check_int
 
 CHUNK_THRESHOLD = 10_000
 """Tokens above which a sequence is called long: what to give as `chunk_threshold` where nothing else is known."""
@@ -92,11 +92,6 @@ def read_config(path: str | os.PathLike[str]) -> TrainingConfig:
     return TrainingConfig(**read_settings(Path(path), _CHECKS))
 
 
-def _flag(name: str, value: Any) -> Any:
-    check_choice(name, value, (True, False))
-    return value
-
-
 def _positive(name: str, value: Any) -> float:
     """Return a finite number above 0."""
     # YAML 1.1 takes `1e-3`, which has no dot, for text.
@@ -124,12 +119,12 @@ _count = partial(check_int, minimum=1)
 _CHECKS: dict[str, Check] = {
     "samples_per_block": _count,
     "dataset_chunk_size": _count,
-    "use_chunked_training": _flag,
+    "use_chunked_training": check_flag,
     "chunk_size": _count,
     "chunk_threshold": _optional_count,
     "max_segments": _count,
-    "gradient_checkpointing": _flag,
-    "cpu_offload": _flag,
+    "gradient_checkpointing": check_flag,
+    "cpu_offload": check_flag,
     "tokenizer": _name,
     "seq_len": _count,
     "batch_size": _count,
