@@ -70,6 +70,26 @@ def test_closing_from_another_thread_ends_the_wait_at_once(kind):
     closer.join()
 
 
+def test_batches_under_way_end_between_two_samples_when_the_loader_is_closed():
+    """Each would take minutes to its end; no thread is left behind, of which a warning would tell."""
+    begun = []
+
+    def slowly(sample):
+        begun.append(sample["id"])
+        time.sleep(0.2)
+        return sample
+
+    loader = StreamingDataLoader(subjects.Plain(8000), 4000, transform=slowly, num_workers=2, worker_type="thread")
+    closer = threading.Timer(1.0, loader.close)
+    closer.start()
+    with pytest.raises(LoaderClosed):
+        next(iter(loader))
+    closer.join()
+    count = len(begun)
+    time.sleep(0.5)
+    assert len(begun) == count
+
+
 def test_a_copy_of_a_loader_stands_where_the_loader_stands(kind):
     with StreamingDataLoader(subjects.Plain(20), 4, num_workers=1, worker_type=kind) as loader:
         next(iter(loader))

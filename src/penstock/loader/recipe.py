@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock.datasets.answers import as_samples, is_table, own_transforms
 from penstock.datasets.leased import lease_of
-from penstock.errors import ConfigError, SampleError, StoreUnavailable, reason_of
+from penstock.errors import ConfigError, LoaderClosed, SampleError, StoreUnavailable, reason_of
 from penstock.seeds import uniform
 from penstock.transforms.chain import Chain, takes
 from penstock.transforms.collate import stack
@@ -119,8 +119,12 @@ class Recipe:
         """
         return self.assemble(epochs, ids, [self.part(epochs, ids)])
 
-    def part(self, epochs: int | np.ndarray, ids: np.ndarray) -> Part:
-        """Fetch and transform some of a step's ids."""
+    def part(self, epochs: int | np.ndarray, ids: np.ndarray, is_wanted: Callable[[], bool] = lambda: True) -> Part:
+        """Fetch and transform some of a step's ids.
+
+        Raises:
+            LoaderClosed: between two samples it turned out that nobody wants them any more.
+        """
         leases: list[Any] = []
         try:
             rows = self._fetch(epochs, ids, leases)
@@ -136,6 +140,8 @@ class Recipe:
         made: list[Any] = []
         part = Part(rows=made, leases=leases)
         for epoch, id_, sample in zip(_each(epochs, ids), ids.tolist(), rows, strict=True):
+            if not is_wanted():
+                raise LoaderClosed("the samples of this batch are of no use any more")
             try:
                 samples = self._transform(epoch, id_, sample)
             except SampleError as error:

@@ -233,10 +233,10 @@ class StreamsRecipe:
         """Make the batch of ids, all of one stream."""
         return self.assemble(epochs, ids, [self.part(epochs, ids)])
 
-    def part(self, epochs: int | np.ndarray, ids: np.ndarray) -> Part:
-        """Fetch and transform some of a step's ids."""
+    def part(self, epochs: int | np.ndarray, ids: np.ndarray, is_wanted: Callable[[], bool] = lambda: True) -> Part:
+        """Fetch and transform some of a step's ids, as long as they are wanted."""
         recipe, first = self._of(ids)
-        return recipe.part(epochs, ids - first)
+        return recipe.part(epochs, ids - first, is_wanted)
 
     def assemble(self, epochs: int | np.ndarray, ids: np.ndarray, parts: Sequence[Part]) -> Made:
         """Put the parts of a step together and collate them."""

@@ -148,7 +148,7 @@ class ThreadLane:
             if not any(failed < part for failed in tuple(job.errors)):
                 mine = slice(part * job.size, (part + 1) * job.size)
                 epochs = ticket.epochs if isinstance(ticket.epochs, int) else ticket.epochs[mine]
-                job.parts[part] = self._recipe.part(epochs, ticket.ids[mine])
+                job.parts[part] = self._recipe.part(epochs, ticket.ids[mine], lambda: not job.dropped)
         except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer's thread
             job.errors[part] = error
         finally:
