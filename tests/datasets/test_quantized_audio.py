@@ -277,6 +277,19 @@ def test_values_that_are_not_finite_are_refused_where_they_are_read(tmp_path):
         dataset.fetch(np.arange(3))
 
 
+def test_a_bad_segment_is_left_out_and_the_others_of_its_batch_are_not(tmp_path):
+    data = noise(5000, 0)[:, 0]
+    data[2500] = np.inf
+    soundfile.write(tmp_path / "a.wav", data, RATE, subtype="FLOAT")
+    dataset = QuantizedAudioDataset(tmp_path, sample_len=1000)
+    with StreamingDataLoader(dataset, 5, num_workers=0, on_error="skip") as loader:
+        x, y, info = next(iter(loader))
+        assert list(loader.batch_info.skipped) == [2]
+    assert info["lengths"].tolist() == [1000] * 4
+    assert [row.tolist() for row in y] == [dataset[index][1].tolist() for index in (0, 1, 3, 4)]
+    assert (x[:, 0] == 128).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

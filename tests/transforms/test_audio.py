@@ -72,6 +72,27 @@ def test_a_crop_is_the_same_frames_of_the_whole(sounds, name, seconds):
     np.testing.assert_array_equal(clip.data, whole.data[:, clip.start : clip.start + 4321])
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("format_", "subtype"),
+    [("WAV", "PCM_16"), ("WAVEX", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "PCM_U8"), ("WAV", "FLOAT"), ("WAV", "ULAW")],
+)
+def test_any_part_of_a_wav_is_what_the_library_reads(tmp_path, channels, format_, subtype):
+    path = write_sound(tmp_path / "a.wav", sound(0.5, channels=channels), format=format_, subtype=subtype)
+    # What follows the samples is no sound.
+    path.write_bytes(path.read_bytes() + b"LIST" + struct.pack("<I", 4000) + bytes([77]) * 4000)
+    want = soundfile.read(path, dtype="float32", always_2d=True)[0]
+    source = open_audio(path)
+    for start, stop in [(0, len(want)), (100, 101), (5000, 9000), (len(want) - 7, len(want)), (3, 3)]:
+        found = source.read(start, stop)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, want[start:stop])
+    for start, stop in [(len(want) - 1, len(want) + 1), (len(want) + 5, len(want) + 9)]:
+        with pytest.raises(BadMedia, match="it was cut off"):
+            source.read(start, stop)
+    source.close()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "tolerance"),
     [
