@@ -19,9 +19,9 @@ Control, by requests of its own:
     POST /__latency__  {"latency_s": s, "jitter_s": j}: every answer begins after s to s + j seconds.
     GET /__settled__   answers when no other answer is under way, or after a second.
 
-Each answer is a line of the log: method, path, query, range, status, sent (bytes of body that went out), auth,
-key (X-Api-Key was there), accept_encoding, origin, connection (a number), start, end. A client that leaves early
-has its line too; status 0 is one that left before the answer began.
+Each answer is a line of the log: method, path, target (as it was sent), query, range, status, sent (bytes of body
+that went out), auth, key (X-Api-Key was there), accept_encoding, origin, connection (a number), start, end. A
+client that leaves early has its line too; status 0 is one that left before the answer began.
 """
 
 from __future__ import annotations
@@ -404,6 +404,7 @@ class Connection(asyncio.Protocol):
         return {
             "method": request.method,
             "path": request.path,
+            "target": request.target,
             "query": request.target.partition("?")[2],
             "range": request.headers.get("range"),
             "status": self.status,

@@ -8,12 +8,16 @@ import pickle
 import random
 import time
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
 
 import pytest
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
+from penstock.store.many import Fetcher
 from penstock.store.store import open_store
+from penstock.store.wanted import Wanted
 
 DATA = random.Random(5).randbytes(300_000)
 ODD = "a folder/ü #1 + 100%25.bin"
@@ -254,3 +258,40 @@ def test_a_file_that_may_not_be_read_is_denied(tmp_path):
     (tmp_path / "x").chmod(0)
     with pytest.raises(AccessDenied, match="may not be read"):
         open_store(tmp_path).get("x")
+
+
+NAMES = ("a%2Fb.txt", "a/b.txt", "x#1.jpg", "sp ace+.txt", "q?x=1.txt", "é.txt", "a%20b", "a b", "p%q")
+
+
+def test_names_are_exact_both_ways_in_a_bucket(s3):
+    s3.create_bucket("exact-names")
+    store = open_store("s3://exact-names", **s3.options)
+    for name in NAMES:
+        store.put(name, name.encode())
+    assert sorted(info.path for info in store.list()) == sorted(NAMES)
+    assert [store.get(name) for name in NAMES] == [name.encode() for name in NAMES]
+    wanted = [Wanted(f"s3://exact-names/{name}") for name in NAMES]
+    pieces = {piece.number: piece.data for piece in Fetcher(s3.options).get_many(wanted)}
+    assert [pieces[number] for number in range(len(NAMES))] == [name.encode() for name in NAMES]
+    for url in ("s3://exact-names//a.txt", "s3://exact-names/a//b.txt"):
+        with pytest.raises(ConfigError, match="two slashes in a row"):
+            open_store(url, **s3.options)
+
+
+def test_names_are_exact_both_ways_at_a_web_server(web):
+    web.add_files({name: name.encode() for name in NAMES if "%2F" not in name})
+    asked = {"a/b.txt": "/a/b.txt", "x#1.jpg": "/x%231.jpg", "a%20b": "/a%20b", "p%25q": "/p%25q"}
+    for url, target in asked.items():
+        expected = unquote(url).encode()
+        assert open_store(f"{web.url}/{url}").get() == expected
+        (piece,) = Fetcher({}).get_many([Wanted(f"{web.url}/{url}")])
+        assert piece.data == expected
+        assert {line["target"] for line in web.requests()[-2:]} == {target}
+    for name in NAMES:
+        if "%2F" not in name:
+            assert open_store(web.url).get(name) == name.encode()
+    for url in ("a%2Fb.txt", "a%2fb.txt?x=1", "a//b.txt"):
+        with suppress(StoreError):
+            open_store(f"{web.url}/{url}").get()
+        list(Fetcher({}).get_many([Wanted(f"{web.url}/{url}")]))
+        assert {line["target"] for line in web.requests()[-2:]} == {f"/{url}"}

@@ -137,7 +137,7 @@ def leaving(chain: list[str]) -> str | None:
 def url_of(root: str, key: str) -> str:
     """Give the URL of an object below a root that may have a query."""
     parts = urlsplit(root)
-    return parts._replace(path=parts.path.rstrip("/") + "/" + quote(key)).geturl()
+    return parts._replace(path=parts.path.rstrip("/") + "/" + quote(key) if key else parts.path or "/").geturl()
 
 
 async def _followed(

@@ -19,6 +19,8 @@ CLOUD = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "
 KNOWN = "s3://, gs://, az://, http(s)://, hf://, file://, memory://"
 
 _OWN = {*HTTP, *CLOUD.values(), "hf", "memory", "file"}
+_NOT_A_PATH = re.compile(r"%2f|%5c|//|/\.{1,2}(/|$)", re.IGNORECASE)
+"""What a path of a URL may have in it that is lost where it is taken apart and put together again."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SECRETS = re.compile(
     r"""
@@ -84,8 +86,8 @@ def parse_url(url: str | os.PathLike[str]) -> Place:
 
     >>> parse_url("s3://bucket/a b/c.jsonl").key
     'a b/c.jsonl'
-    >>> parse_url("https://host/a%20b.csv").key
-    'a b.csv'
+    >>> parse_url("https://host/a%20b.csv").key, parse_url("https://host/a#1.jpg").key
+    ('a b.csv', 'a#1.jpg')
     """
     text = os.fspath(url)
     if not is_url(text):
@@ -93,7 +95,7 @@ def parse_url(url: str | os.PathLike[str]) -> Place:
     scheme, _, rest = text.partition("://")
     scheme = scheme.lower()
     if scheme == "file":
-        return Place(scheme="file", root="/", key=unquote(Path(urlsplit(text).path).as_posix()))
+        return Place(scheme="file", root="/", key=unquote(Path(urlsplit(_unfragmented(text)).path).as_posix()))
     if scheme == "hf":
         return _hub_place(rest)
     bucket, _, key = rest.partition("/")
@@ -102,11 +104,24 @@ def parse_url(url: str | os.PathLike[str]) -> Place:
     if not bucket and scheme != "memory":
         raise ConfigError(f"{redact(text)} names no {'host' if scheme in HTTP else 'bucket'}: {scheme}://NAME/path")
     if scheme in HTTP:
-        parts = urlsplit(text)
+        parts = urlsplit(_unfragmented(text))
+        if _NOT_A_PATH.search(parts.path):
+            # Asked for as it stands, by a client of its own.
+            return Place(scheme=scheme, root=urlunsplit((scheme, *parts[1:])), key="")
         root = urlunsplit((scheme, parts.netloc, "/", parts.query, ""))
         return Place(scheme=scheme, root=root, key=unquote(parts.path).strip("/"))
     kind = CLOUD.get(scheme, scheme)
+    if f"/{key}".find("//") >= 0 and scheme in CLOUD:
+        raise ConfigError(
+            f"{redact(text)} has two slashes in a row in its key, which no request can be made for here: check "
+            "how the URL was put together, or copy the object to another key"
+        )
     return Place(scheme=kind, root=f"{kind}://{bucket}", key=key.strip("/"))
+
+
+def _unfragmented(url: str) -> str:
+    """Take a # as a letter of a name: no server is ever sent what stands behind one in a URL."""
+    return url.replace("#", "%23")
 
 
 def _driven_place(scheme: str, host: str, key: str) -> Place:
