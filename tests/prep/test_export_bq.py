@@ -37,6 +37,14 @@ from penstock import ExportConfig, export_bigquery
 export_bigquery(ExportConfig(bq_project="p", sql_query="SELECT * FROM big", s3_destination_path=sys.argv[1],
                              bq_endpoint=sys.argv[2], row_group_size=5000))
 """
+NO_CLIENT = "import sys; sys.modules['google.cloud.bigquery'] = None\n"
+WITHOUT = """
+from penstock import ExportConfig, PenstockError, export_bigquery
+try:
+    export_bigquery(ExportConfig(bq_project="p", sql_query="SELECT 1", s3_destination_path="x.parquet"))
+except PenstockError as error:
+    print(error)
+"""
 MEMORY = """
 import resource, sys
 from penstock import ExportConfig, export_bigquery
@@ -373,14 +381,14 @@ def test_what_every_export_needs_is_asked_for(tmp_path):
             ExportConfig(bq_project="p", sql_query="SELECT 1", s3_destination_path=destination)
 
 
-def test_without_credentials_it_says_how_to_get_them(tmp_path):
-    script = (
-        "from penstock import AccessDenied, ExportConfig, export_bigquery\n"
-        "config = ExportConfig(bq_project='p', sql_query='SELECT 1', s3_destination_path='x.parquet')\n"
-        "try:\n    export_bigquery(config)\nexcept AccessDenied as error:\n    print(error)\n"
-    )
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [("", "gcloud auth application-default login"), (NO_CLIENT, "pip install 'penstock[bigquery]'")],
+    ids=["credentials", "client"],
+)
+def test_without_what_it_needs_it_says_how_to_get_that(tmp_path, first, words):
     environment = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "absent.json"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-c", script]
+    command = [sys.executable, "-c", first + WITHOUT]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "gcloud auth application-default login" in done.stdout, done.stderr
+    assert words in done.stdout, done.stderr
     assert not list(tmp_path.glob("*.parquet"))
