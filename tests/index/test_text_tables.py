@@ -109,3 +109,26 @@ def test_compressed_text_is_read_as_it_was(tmp_path):
     text = "index,n\n" + "".join(f"k{i},{i}\n" for i in range(500))
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
     assert rows_of(tmp_path / "a.csv.gz", tmp_path) == [{"index": f"k{i}", "n": i} for i in range(500)]
+
+
+def test_integers_that_no_float_holds_stay_exact_as_text(tmp_path):
+    big, odd = 2**64 + 1, 2**53 + 1
+    lines = ["index,a,b,c,d"] + [f"k{i},{i},{odd},1e300,{i}.5" for i in range(100)]
+    lines[60] = f"k59,{big},2.5,1e301,9007199254740994.0"
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    rows = rows_of(tmp_path / "a.csv", tmp_path)
+    assert [row["a"] for row in rows[58:61]] == ["58", str(big), "60"]
+    assert [row["b"] for row in rows[58:61]] == [str(odd), "2.5", str(odd)]
+    assert [row["c"] for row in rows[58:61]] == [1e300, 1e301, 1e300]
+    assert [row["d"] for row in rows[58:61]] == [58.5, 9007199254740994.0, 60.5]
+
+
+@pytest.mark.parametrize(("value", "other"), [(2**64 + 1, 5), (2**53 + 1, 2.5), (-(2**53) - 1, 1e300)])
+def test_json_integers_that_would_be_rounded_are_refused(tmp_path, value, other):
+    lines = [json.dumps({"index": f"k{i}", "n": value if i == 3 else other, "m": i}) for i in range(60)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(BadBlock, match=rf"field 'n' holds the integer {value} .*write this field as text"):
+        rows_of(tmp_path / "a.jsonl", tmp_path)
+    lines = [json.dumps({"index": f"k{i}", "n": 2**53 + i}) for i in range(60)]
+    (tmp_path / "b.jsonl").write_text("\n".join(lines))
+    assert rows_of(tmp_path / "b.jsonl", tmp_path)[1]["n"] == 2**53 + 1

@@ -9,6 +9,7 @@ is quoted.
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from penstock.formats.streams import Opener, end_of_last_line, iter_blocks, last
 from penstock.index.scan import TypesWidened, folder_of, unified
 
 BLOCK_BYTES = 4 << 20
+EXACT = 1 << 53
+"""From here on not every integer is a float."""
 _MOST_THREADS = 8
 
 
@@ -146,6 +149,19 @@ def _told(schema: pa.Schema) -> pa.Schema:
     )
 
 
+def _beyond_exact(table: pa.Table) -> list[str]:
+    """Name the columns of floats in which there are such that may have been written as other integers."""
+    import pyarrow.compute as pc
+
+    found = []
+    for field in table.schema:
+        if pa.types.is_floating(field.type):
+            least, most = pc.min_max(table.column(field.name)).as_py().values()
+            if most is not None and max(-least, most) >= EXACT:
+                found.append(field.name)
+    return found
+
+
 class CsvBlocks:
     """Records of CSV as RFC 4180 has it, separated by commas or tabs."""
 
@@ -187,6 +203,21 @@ class CsvBlocks:
         Raises:
             BadBlock: without types: they are no CSV, or have too few or too many fields.
         """
+        import pyarrow.compute as pc
+
+        table = self._parsed(block, schema)
+        # What are integers to whoever wrote them stay exact: as text, as the whole column then is.
+        found = {name: self._written(block, name) for name in _beyond_exact(table)}
+        for name, written in found.items():
+            if pc.any(pc.match_substring_regex(written, r"^[+-]?\d+$")).as_py():
+                table = table.set_column(table.schema.names.index(name), name, written)
+        return table
+
+    def _written(self, block: np.ndarray, name: str) -> pa.ChunkedArray:
+        """Give a column as the text that stands there."""
+        return self._parsed(block, pa.schema([(name, pa.string())]), only=name).column(name)
+
+    def _parsed(self, block: np.ndarray, schema: pa.Schema | None, only: str | None = None) -> pa.Table:
         import pyarrow.csv as pa_csv
 
         names = self.names
@@ -200,7 +231,11 @@ class CsvBlocks:
                 read_options=pa_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
                 parse_options=pa_csv.ParseOptions(delimiter=separator(self._file), newlines_in_values=True),
                 convert_options=pa_csv.ConvertOptions(
-                    column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
+                    column_types=types,
+                    include_columns=None if only is None else [only],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
+                    null_values=[""],
                 ),
             )
         except pa.ArrowInvalid as error:
@@ -243,7 +278,7 @@ class JsonBlocks:
         import pyarrow.json as pa_json
 
         try:
-            return pa_json.read_json(
+            table = pa_json.read_json(
                 pa.BufferReader(pa.py_buffer(block)),
                 read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
                 parse_options=pa_json.ParseOptions(explicit_schema=schema),
@@ -252,3 +287,20 @@ class JsonBlocks:
             if schema is not None:
                 raise
             raise BadBlock(f"{self._file.place} is no table: {error}; give each field values of one type") from error
+        for name in _beyond_exact(table):
+            self._refuse_rounded(block, table.column(name), name)
+        return table
+
+    def _refuse_rounded(self, block: np.ndarray, floats: pa.ChunkedArray, name: str) -> None:
+        """Refuse integers that floats do not hold."""
+        import pyarrow.compute as pc
+
+        rows = pc.indices_nonzero(pc.fill_null(pc.greater_equal(pc.abs(floats), float(EXACT)), False)).to_pylist()
+        lines = [line for line in block.tobytes().split(b"\n") if line.strip()]
+        for row in rows:
+            value = json.loads(lines[row]).get(name)
+            if isinstance(value, int):
+                raise BadBlock(
+                    f"{self._file.place}: field {name!r} holds the integer {value} beside numbers that are none, or "
+                    "beyond 64 bits, where it would be rounded: write this field as text, in quotes"
+                )
