@@ -168,7 +168,10 @@ def test_the_progress_bar_or_without_one_the_log_names_the_round(kind, caplog):
         ({"val_check_interval": "00:00:01:00"}, "val_check_interval is a time"),
         ({"val_check_interval": 3}, "validates every 3 batches, which misses the end of a round of 4"),
         ({"val_check_interval": 0.8}, "validates every 3 batches, which misses the end of a round of 4"),
-        ({"val_check_interval": 6, "check_val_every_n_epoch": None}, "which misses the end of a round of 4"),
+        (
+            {"val_check_interval": 8, "check_val_every_n_epoch": None},
+            "give it the number of rounds from one validation",
+        ),
     ],
 )
 def test_options_that_cannot_work_with_rounds_are_refused(settings, said):
@@ -187,7 +190,6 @@ def test_options_that_cannot_work_with_rounds_are_refused(settings, said):
         ({"max_epochs": 2, "val_check_interval": 2}, 8, [[0, 1], [2, 3], [2, 3], [4]]),
         # Each validates on the round after the one before, so that none is left out.
         ({"max_epochs": 6, "check_val_every_n_epoch": 2}, 24, [[2, 3], [4], [0, 1]]),
-        ({"max_epochs": 6, "check_val_every_n_epoch": None, "val_check_interval": 8}, 24, [[2, 3], [4], [0, 1]]),
         ({"max_epochs": 3, "reload_dataloaders_every_n_epochs": 1}, 12, [[2, 3], [4], [0, 1]]),
         ({"max_epochs": 3, "reload_dataloaders_every_n_epochs": 2}, 12, [[2, 3], [4], [0, 1]]),
         ({"max_epochs": 2, "num_sanity_val_steps": -1}, 8, [[2, 3], [4]]),

@@ -56,13 +56,27 @@ def test_any_checkpoint_resumes_with_the_next_batch_and_no_validation_is_lost_or
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end"])
-def test_so_it_does_where_steps_are_counted_instead_of_rounds(tmp_path, hook):
+@pytest.mark.parametrize(
+    "hook", ["on_validation_start", "on_validation_end", "on_train_epoch_end", "on_train_batch_end"]
+)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_steps": 13},
+        {"max_steps": 13, "check_val_every_n_epoch": 2},
+        {"max_epochs": 4, "check_val_every_n_epoch": 2},
+        {"max_epochs": 3, "val_check_interval": 2},
+        {"max_epochs": 3, "reload_dataloaders_every_n_epochs": 1},
+        {"max_epochs": 3, "accumulate_grad_batches": 2},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_so_it_does_whatever_the_trainers_options(tmp_path, hook, settings):
     saving = Saving(hook, tmp_path)
-    whole, _ = fit(max_steps=18, callbacks=[saving])
-    assert len(whole.trained) == 18
+    whole, _ = fit(callbacks=[saving], **settings)
+    assert saving.written
     for path, trained, validated in saving.written:
-        check_rest(whole, path, trained, validated, max_steps=18)
+        check_rest(whole, path, trained, validated, **settings)
 
 
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end"])
@@ -81,6 +95,15 @@ def test_a_checkpoint_is_right_whichever_callback_comes_first(tmp_path):
     whole, _ = fit(max_epochs=2, callbacks=[before, RoundsCallback(), after])
     for path, trained, validated in (before.written[5], after.written[5]):
         check_rest(whole, path, trained, validated, max_epochs=2)
+
+
+def test_what_workers_have_ready_is_not_counted(tmp_path):
+    saving = Saving("on_train_batch_end", tmp_path)
+    workers = {"num_workers": 2, "worker_type": "thread", "prefetch": 6}
+    whole, _ = fit(data=ten_in_fours(**workers), max_epochs=3, callbacks=[saving])
+    assert whole.trained == fit(max_epochs=3)[0].trained
+    for path, trained, validated in saving.written[5:8]:
+        check_rest(whole, path, trained, validated, data=ten_in_fours(**workers), max_epochs=3)
 
 
 def test_a_modules_own_loaders_resume_with_the_callback_alone(tmp_path):

@@ -34,7 +34,7 @@ from penstock.train.lightning_options import (
     rounds_between_validations,
     uneven_accumulation,
 )
-from penstock.train.lightning_restart import expect_validation, loader_states, reopen_epoch
+from penstock.train.lightning_restart import loader_states, mend_progress
 from penstock.train.round_bookmark import Bookmark, load_states
 from penstock.train.sequence_dataset import ChunkedSequenceDataset
 from penstock.types import check_choice
@@ -87,11 +87,15 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         """The round under way, and the cycle it began in."""
         self._label = ""
         self._has_shown = self._has_logged = True
+        self._is_validating = False
 
     def state_dict(self) -> dict[str, Any]:
         """Say where the training loaders stand: after the last batch trained on."""
         states = self._saved if self._bookmark is None else self._bookmark.states()
-        return {"round": self._number, "cycle": self._cycle, "loaders": states} if states else {}
+        if not states:
+            return {}
+        place = {"round": self._number, "cycle": self._cycle, "validating": self._is_validating}
+        return {**place, "loaders": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's states until the loaders are there."""
@@ -109,9 +113,7 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
             # Written without this callback: what Lightning has of the loaders is right at least where an epoch ended.
             self._saved = loader_states(checkpoint)
         else:
-            leader = state["loaders"][0]
-            reopen_epoch(checkpoint, leader["batch"])
-            expect_validation(trainer, checkpoint, leader["round_batches"])
+            mend_progress(trainer, checkpoint, state["loaders"][0], is_validating=state["validating"])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work and lift the limits, before the trainer asks for loaders."""
@@ -123,7 +125,7 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         if stage != "fit":
             return
         # Where an earlier fit left off is for its loaders to know, or for a checkpoint.
-        self._bookmark = self._saved = None
+        self._bookmark, self._saved, self._is_validating = None, None, False
         check_options(trainer)
         if limits := limits_to_lift(trainer):
             for name in limits:
@@ -201,10 +203,12 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
             completed = self._bookmark.loaders[0].round
         elif self._saved:
             completed = self._saved[0].get("round", 0)
+        self._is_validating = trainer.state.fn == "fit" and not trainer.sanity_checking
         put_at_round(flat(trainer.val_dataloaders), 0 if self._mode == "fixed" else completed // self._every)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the round beside the validation's metrics."""
+        self._is_validating = False
         if self._bookmark is not None and not trainer.sanity_checking and trainer.state.fn == "fit":
             self._log(trainer, pl_module)
 

@@ -58,23 +58,28 @@ def rounds_between_validations(trainer: Any, num_batches: int, *, adapts: bool) 
             "Lightning asks for a loader's length only when it loads it"
         )
     interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
-    if trainer.fast_dev_run or not trainer.enable_validation or (interval == 1.0 and isinstance(interval, float)):
-        return every or 1
+    if trainer.fast_dev_run or not trainer.enable_validation:
+        return 1
+    if every is None:
+        raise ConfigError(
+            "check_val_every_n_epoch=None counts batches whatever rounds they are of: leave it out to validate after "
+            "each round, or give it the number of rounds from one validation to the next"
+        )
+    if interval == 1.0 and isinstance(interval, float):
+        return int(every)
     if adapts:
         raise ConfigError(
             f"val_check_interval={interval} is a place in a round, and a policy decides how long rounds are: leave it "
             "out; validation comes after each round, or every check_val_every_n_epoch rounds"
         )
     step = interval if isinstance(interval, int) else max(1, int(num_batches * interval))
-    if every is None and step % num_batches == 0:
-        return step // num_batches
     if num_batches % step:
         raise ConfigError(
             f"val_check_interval={interval} validates every {step} batches, which misses the end of a round of "
             f"{num_batches}: leave it out to validate after each round, or give it a divisor of {num_batches}; for "
             "less than once a round there is check_val_every_n_epoch"
         )
-    return every or 1
+    return int(every)
 
 
 def uneven_accumulation(trainer: Any, num_batches: int, *, adapts: bool) -> str | None:
