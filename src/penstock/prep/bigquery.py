@@ -47,15 +47,14 @@ class Answer:
 
     Args:
         rows: the client's iterator over them.
-        told: raises what an error means, once rows are on their way.
 
     Attributes:
         schema: of the batches.
         num_rows: how many there are in all.
     """
 
-    def __init__(self, rows: Any, told: Any) -> None:
-        self._rows, self._told = rows, told
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
         self._fields = [field.to_api_repr() for field in rows.schema]
         self.schema: pa.Schema = schema_of(self._fields)
         self.num_rows: int = rows.total_rows or 0
@@ -70,7 +69,7 @@ class Answer:
         pages = iter(self._rows.pages)
         given = 0
         while True:
-            with self._told(f"after {given:,} of {self.num_rows:,} rows"):
+            with _told(f"after {given:,} of {self.num_rows:,} rows"):
                 page = next(pages, None)
             if page is None:
                 return
@@ -111,7 +110,7 @@ def open_query(
             rows = _run(bigquery, client, sql, page_rows, patience or Patience())
         if not rows.schema:
             raise ConfigError("sql_query gives no table: write a SELECT")
-        yield Answer(rows, _told)
+        yield Answer(rows)
     finally:
         client.close()
 
