@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Sampler
 
@@ -62,6 +62,7 @@ def test_iterating_changes_nothing():
     boundary=st.sampled_from(["carry", "short", "pad", "wrap", "drop"]),
     shuffle=st.sampled_from(["global", "within", False]),
 )
+@settings(deadline=None)
 def test_ranks_are_disjoint_equal_in_number_and_make_up_the_chunk(size, rows, ranks, chunk, boundary, shuffle):
     if boundary == "drop" and size < rows * ranks:
         return
@@ -95,6 +96,7 @@ def test_ranks_are_disjoint_equal_in_number_and_make_up_the_chunk(size, rows, ra
     boundary=st.sampled_from(["carry", "short"]),
     shuffle=st.sampled_from(["global", "within", False]),
 )
+@settings(deadline=None)
 def test_every_cycle_is_a_permutation(size, chunk_size, boundary, shuffle):
     sampler = ChunkedSampler(size, chunk_size, boundary=boundary, shuffle=shuffle, world=ALONE)
     chunks = [sampler.get_chunk_indices(number).tolist() for number in range(2 * sampler.total_chunks)]

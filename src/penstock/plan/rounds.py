@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from penstock.errors import ConfigError, PlanError
-from penstock.plan.permutation import MAX_RANGE, ORDER_NAME, permute
+from penstock.plan.permutation import MAX_RANGE, ORDER_NAME, permute_each
 from penstock.plan.plan import Cursor, Plan, Share, places_beyond
 from penstock.seeds import key
 from penstock.types import World, check_choice, check_int
@@ -190,14 +190,22 @@ class WithinRounds:
         # In whole numbers of any size: a position of the endless stream may be beyond 64 bits.
         first, begun = divmod(epoch * self.num_samples, self.round_samples) if self.across else (0, 0)
         flat = np.asarray(offsets, np.int64).ravel()
+        if not flat.size:
+            return flat.reshape(np.shape(offsets)), None
         rounds, slots = np.divmod(flat + begun, self.round_samples)
+        numbers, counts = (values.tolist() for values in np.unique(rounds, return_counts=True))
+        starts = [number * self.round_samples - begun for number in numbers]
+        if self.across:
+            sizes = [self.round_samples] * len(numbers)
+            keys = [key(self.seed, "round", first + number) for number in numbers]
+        else:
+            sizes = [min(self.round_samples, self.num_samples - start) for start in starts]
+            keys = [key(self.seed, "round", epoch, number) for number in numbers]
+        by_round = np.argsort(rounds, kind="stable")
         found = np.empty_like(flat)  # offsets from the cycle's start, below 0 and past its end where rounds cross
-        for number in np.unique(rounds).tolist():
-            start = number * self.round_samples - begun
-            size = self.round_samples if self.across else min(self.round_samples, self.num_samples - start)
-            names = ("round", first + number) if self.across else ("round", epoch, number)
-            chosen = rounds == number
-            found[chosen] = start + permute(slots[chosen], size, key(self.seed, *names))
+        found[by_round] = permute_each(slots[by_round], counts, sizes, keys) + np.repeat(
+            np.array(starts, np.int64), counts
+        )
         passes, ids = np.divmod(found, self.num_samples)
         shape = np.shape(offsets)
         return ids.reshape(shape), (epoch + passes).reshape(shape) if passes.any() else None
