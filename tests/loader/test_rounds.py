@@ -183,7 +183,8 @@ class TestRounds:
         loader = loader_of(shuffle=True)
         ids_of(loader)
         assert "rounds of 4 batches, boundary carry; next: batch 0 of round 1, cycle 0" in loader.explain()
-        assert "at sample 4 of epoch 0" in repr(loader)
+        assert "at sample 4 of epoch 0; batch 0 of round 1" in repr(loader)
+        assert "shuffled within rounds" in repr(loader_of(shuffle="within"))
 
 
 class TestWorkers:

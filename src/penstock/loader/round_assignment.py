@@ -110,6 +110,12 @@ class RoundPlanned(Planned):
         return {**self.__dict__, "_going": None}
 
     @property
+    def description(self) -> str:
+        """Say what is read in which order, and where in which round it stands."""
+        mark, shuffled = self._stands(), ", shuffled within rounds" if self._is_within else ""
+        return f"{super().description}{shuffled}; batch {mark.done:,} of round {mark.number:,}"
+
+    @property
     def number(self) -> int:
         """The round that the next batch belongs to: as many are complete."""
         return self._stands().number
