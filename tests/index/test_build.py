@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.conftest import ROWS
-from penstock.errors import ConfigError, FormatError, ObjectChanged, ObjectMissing, StoreError
+from penstock.errors import BadBlock, ConfigError, FormatError, ObjectChanged, ObjectMissing, StoreError
 from penstock.formats.files import lock_folder
 from penstock.formats.sources import RECORD_KINDS, source_file
 from penstock.index.build import build_index
@@ -261,3 +262,38 @@ def test_waiting_for_another_builder_has_an_end(table_of, tmp_path):
     (built,) = (tmp_path / "node").iterdir()
     with lock_folder(built), pytest.raises(StoreError, match=r"building the index .* for more than 0.1 s"):
         build_index(path, folder=tmp_path / "node", timeout_s=0.1)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"sql_query": 5}, "sql_query must be a text, got 5"),
+        ({"index_col_name": 5}, "index_col_name must be a text, got 5"),
+        ({"index_cols_to_keep": "f"}, r"index_cols_to_keep must be a list of names of columns, got 'f': write \['f'\]"),
+        ({"index_cols_to_keep": [5]}, r"index_cols_to_keep must be names of columns, got \[5\]"),
+        ({"columns": "f"}, r"columns must be a list of names of columns, got 'f': write \['f'\]"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(tmp_path, option, said):
+    (tmp_path / "a.csv").write_text("index,f\na,1\n")
+    with pytest.raises(ConfigError, match=said):
+        build_index(tmp_path / "a.csv", folder=tmp_path / "node", **option)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("value", [["a"], {"x": "a"}])
+def test_keys_that_are_lists_or_structures_are_refused(tmp_path, kind, value):
+    table = pa.table({"index": [value, value], "f": [1, 2]})
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    with pytest.raises(ConfigError, match=r"the keys in column 'index' are .* must be texts or numbers"):
+        build_index(path, folder=tmp_path / "node")
+
+
+def test_a_csv_whose_lines_end_in_returns_alone_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"index,f\ra,1\rb,2\r")
+    with pytest.raises(BadBlock, match=r"its lines end in \\r alone"):
+        build_index(tmp_path / "a.csv", folder=tmp_path / "node")

@@ -190,11 +190,17 @@ def csv_header(file: SourceFile, opener: Opener = open_raw) -> tuple[list[str], 
 
     Raises:
         ConfigError: two columns have one name.
+        BadBlock: it is no CSV.
     """
     for block, end in iter_blocks(file, 0, 1 << 16, end_of_last_record, opener):
         ends = _record_ends(block)
         cut = int(ends[0]) + 1 if len(ends) else len(block)
-        names = next(csv.reader([block[:cut].tobytes().decode("utf-8", "replace")], delimiter=separator(file)), [])
+        first = block[:cut].tobytes().decode("utf-8", "replace")
+        try:
+            names = next(csv.reader([first], delimiter=separator(file)), [])
+        except csv.Error as error:
+            lines = "its lines end in \\r alone, as on computers of long ago: write them anew with \\n"
+            raise BadBlock(f"{file.place} is not CSV: {lines if chr(13) in first else error}") from error
         if len(set(names)) < len(names):
             raise ConfigError(f"{file.place} names a column twice: {', '.join(map(repr, names))}")
         return names, end - len(block) + cut

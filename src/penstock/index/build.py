@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,14 @@ class Choice:
     max_size: int | None = None
     allow_missing_columns: bool = False
 
+    def __post_init__(self) -> None:
+        for name, value in (("index_col_name", self.key), ("sql_query", self.sql_query)):
+            if not isinstance(value, str) and not (value is None and name == "sql_query"):
+                raise ConfigError(f"{name} must be a text, got {value!r}")
+        for name, several in (("columns", self.columns), ("index_cols_to_keep", self.keep)):
+            if several is not None and not all(isinstance(one, str) for one in several):
+                raise ConfigError(f"{name} must be names of columns, got {list(several)!r}")
+
     def columns_of(self, schema: pa.Schema, place: str) -> pa.Schema:
         """Choose columns, the key as text, those that are allowed to be missing as null.
 
@@ -85,6 +93,11 @@ class Choice:
         return pa.schema([(name, self._kind(name, kinds.get(name, pa.null()))) for name in order])
 
     def _kind(self, name: str, kind: pa.DataType) -> pa.DataType:
+        if name == self.key and pa.types.is_nested(kind):
+            raise ConfigError(
+                f"the keys in column {name!r} are {kind}, and must be texts or numbers: name another column "
+                "(index_col_name), or write them as text"
+            )
         return kind if name != self.key or pa.types.is_large_string(kind) else pa.string()
 
 
@@ -132,8 +145,8 @@ def build_index(
     """
     choice = Choice(
         key=index_col_name,
-        columns=tuple(columns),
-        keep=None if index_cols_to_keep is None else tuple(index_cols_to_keep),
+        columns=_names("columns", columns),
+        keep=None if index_cols_to_keep is None else _names("index_cols_to_keep", index_cols_to_keep),
         sql_query=sql_query,
         max_size=max_size,
         allow_missing_columns=allow_missing_columns,
@@ -155,6 +168,12 @@ def build_index(
     plan, fingerprint = plan_lazily(source, choice.columns_of, parts, Path(folder), storage_options, timeout_s)
     rows = LazyRows(plan if max_size is None else replace(plan, count=min(plan.count, max_size)))
     return Index(rows, key=choice.key, base=source.base, fingerprint=digest(f"{fingerprint}{len(rows)}".encode()))
+
+
+def _names(argument: str, given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError(f"{argument} must be a list of names of columns, got {given!r}: write [{given!r}]")
+    return tuple(given)
 
 
 def _opened(src: Any, choice: Choice, storage_options: Mapping[str, Any] | None) -> Source:
