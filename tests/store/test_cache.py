@@ -565,6 +565,31 @@ def test_a_full_disk_is_a_clear_error_and_breaks_nothing(web, small_disk, opened
     assert cache.verify().damaged == ()
 
 
+def test_a_cache_on_a_full_disk_is_opened_with_a_smaller_limit(web, small_disk, opened):
+    web.add_files({f"{number}.bin": content(number, 50 * KB) for number in range(20)})
+    with opened(where=small_disk / "cache") as cache:
+        cache.acquire(wanted(web, *range(20)))
+    with open(small_disk / "other", "wb", buffering=0) as other, suppress(OSError):
+        while other.write(bytes(512)):
+            pass
+    with opened(limit=100 * KB, where=small_disk / "cache") as cache:
+        assert cache.stats().bytes <= 100 * KB
+        assert Path(cache.acquire(wanted(web, 3))[0]).read_bytes() == content(3, 50 * KB)
+
+
+def test_closing_on_a_full_disk_takes_nothing_back(web, small_disk, opened, caplog):
+    web.add_files({f"{number}.bin": content(number, 50 * KB) for number in range(20)})
+    with opened(where=small_disk / "cache") as cache:
+        cache.acquire(wanted(web, *range(10)))
+        cache.stats()
+        with open(small_disk / "other", "wb", buffering=0) as other, suppress(OSError):
+            while other.write(bytes(512)):
+                pass
+        cache._book.hits += 1000
+    assert cache.closed
+    assert "could not record all that it holds" in caplog.text
+
+
 def test_a_folder_that_cannot_be_a_cache_is_refused(tmp_path, opened):
     taken = tmp_path / "file"
     taken.write_bytes(b"")
@@ -602,6 +627,7 @@ def test_a_cache_that_is_let_go_of_leaves_no_thread_and_no_holder(site, folder):
         "generations",
         "holders",
         "recency",
+        "reserve",
     ]
 
 

@@ -25,13 +25,12 @@ from typing import Any
 
 from penstock.errors import StoreError, StoreUnavailable
 from penstock.store import cache_care as care
-from penstock.store.cache_book import Book
 from penstock.store.cache_care import CacheStats, VerifyReport
 from penstock.store.cache_downloads import Downloads
 from penstock.store.cache_finder import Finder
 from penstock.store.cache_flights import Dropped, Flight, Flights
 from penstock.store.cache_names import key_of, local_path, server_of
-from penstock.store.cache_pins import CachedFile, Pins
+from penstock.store.cache_pins import CachedFile
 from penstock.store.cache_shelf import Shelf
 from penstock.store.many import MAX_BYTES, Fetcher
 from penstock.store.requests import MAX_REQUESTS
@@ -93,8 +92,7 @@ class Cache:
         self._server = server_of(storage_options)
         self._fetcher = Fetcher(storage_options, max_requests=max_requests, max_bytes=max_bytes)
         care.make_folder(self.folder)
-        self._pins = Pins(self.folder, self.limit)
-        self._book = Book(self.folder, self._pins)
+        self._pins, self._book = care.open_parts(self.folder, self.limit)
         self._shelf = Shelf(self._book, self._pins)
         care.sweep_if_new(self._book)
         self._flights = Flights(self.folder, self._pins, self._book.recency)
@@ -106,6 +104,7 @@ class Cache:
         self._reset()
         care.remove_stale(self._shelf)
         self._shelf.room.keep_limit()
+        care.lay_by(self.folder)
         self._keep_house()
         _open_caches.add(self)
 
@@ -250,7 +249,11 @@ class Cache:
             keeper = self._keeper
         self._wake.put(None)
         _open_caches.discard(self)
-        _let_go(self._parts, keeper)
+        try:
+            _let_go(self._parts, keeper)
+        except StoreError as error:
+            # What this process has read is right all the same: only what others would find here is less.
+            _log.warning("the cache %s could not record all that it holds: %s", self.folder, error)
 
     @property
     def _parts(self) -> _Parts:

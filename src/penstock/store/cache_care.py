@@ -17,8 +17,11 @@ from penstock.store.cache_book import DATABASE_NAME, Book
 from penstock.store.cache_pins import Pins
 from penstock.store.cache_rows import Row
 from penstock.store.cache_shelf import Shelf, checksum_of_file
+from penstock.store.cache_tables import allocate
 
 THREADS = 8
+RESERVE = "reserve"
+RESERVE_BYTES = 256 << 10
 _OURS = re.compile(r"[0-9a-f]{32}-[0-9a-f]+(\.[A-Za-z0-9_]{1,16})?")
 
 
@@ -59,6 +62,45 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(f"cannot write {folder}: a cache records who uses what; choose a folder you may write to")
+
+
+def open_parts(folder: Path, limit: int | None) -> tuple[Pins, Book]:
+    """Open what all holders write to; where the disk is full, what was laid by for that makes room for it.
+
+    Raises:
+        StoreError: the folder can't be written, or nothing was laid by.
+    """
+    try:
+        return _opened(folder, limit)
+    except StoreError:
+        try:
+            os.unlink(folder / RESERVE)
+        except OSError:
+            pass
+        else:
+            return _opened(folder, limit)
+        raise
+
+
+def _opened(folder: Path, limit: int | None) -> tuple[Pins, Book]:
+    pins = Pins(folder, limit)
+    try:
+        return pins, Book(folder, pins)
+    except BaseException:
+        pins.close()
+        raise
+
+
+def lay_by(folder: Path) -> None:
+    """Keep some room on the disk, so that a cache on a full one can be opened with a smaller limit."""
+    with suppress(OSError):
+        file = os.open(folder / RESERVE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            allocate(file, RESERVE_BYTES)
+        except OSError:
+            os.unlink(folder / RESERVE)
+        finally:
+            os.close(file)
 
 
 def sweep_if_new(book: Book) -> None:

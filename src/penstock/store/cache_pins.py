@@ -349,11 +349,13 @@ class Pins:
     def retire(self) -> None:
         """Hold the others to this holder's limit no longer, and be gone if nothing is pinned."""
         self.wake = None
-        with self._lock:
+        # Where this can't be said, it ends with this process all the same.
+        with self._lock, suppress(StoreError):
             self._own.limit, self._own.reserved = NO_LIMIT, 0
             self._show_header()
         self.untended = True
-        self.settle()
+        with suppress(StoreError):
+            self.settle()
         if not self.num_pinned():
             self.close()
 
