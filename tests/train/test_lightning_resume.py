@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from lightning_subjects import Diary, Numbered, OwnLoaders, Unvalidated, fit, ten_in_fours, trainer
@@ -114,6 +115,24 @@ def test_a_modules_own_loaders_resume_with_the_callback_alone(tmp_path):
     resumed, by = OwnLoaders(), trainer(max_epochs=3, callbacks=[RoundsCallback()])
     by.fit(resumed, ckpt_path=path)
     assert (resumed.trained, resumed.validated) == (whole.trained[trained:], whole.validated[validated:])
+
+
+def test_several_training_loaders_resume_together(tmp_path):
+    class Two(OwnLoaders):
+        def train_dataloader(self) -> Any:
+            return [super().train_dataloader(), StreamingDataLoader(Numbered(30), 1, shuffle=True, round_batches=4)]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(torch.cat(batch), batch_idx)
+
+    saving = Saving("on_train_batch_end", tmp_path)
+    whole, resumed = Two(), Two()
+    trainer(max_epochs=3, callbacks=[RoundsCallback(), saving]).fit(whole)
+    path, trained, _ = saving.written[5]
+    trainer(max_epochs=3, callbacks=[RoundsCallback()]).fit(resumed, ckpt_path=path)
+    assert resumed.trained == whole.trained[trained:]
+    with pytest.raises(StateMismatch, match="states of 2 training loaders with rounds, and 1 such loaders"):
+        trainer(max_epochs=3, callbacks=[RoundsCallback()]).fit(OwnLoaders(), ckpt_path=saving.written[3][0])
 
 
 class Trouble(Exception):
