@@ -125,14 +125,14 @@ def test_several_training_loaders_resume_together(tmp_path):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step(torch.cat(batch), batch_idx)
 
-    saving = Saving("on_train_batch_end", tmp_path)
+    saving, at_end = Saving("on_train_batch_end", tmp_path), Saving("on_train_epoch_end", tmp_path / "end")
     whole, resumed = Two(), Two()
-    trainer(max_epochs=3, callbacks=[RoundsCallback(), saving]).fit(whole)
+    trainer(max_epochs=3, callbacks=[RoundsCallback(), saving, at_end]).fit(whole)
     path, trained, _ = saving.written[5]
     trainer(max_epochs=3, callbacks=[RoundsCallback()]).fit(resumed, ckpt_path=path)
     assert resumed.trained == whole.trained[trained:]
     with pytest.raises(StateMismatch, match="states of 2 training loaders with rounds, and 1 such loaders"):
-        trainer(max_epochs=3, callbacks=[RoundsCallback()]).fit(OwnLoaders(), ckpt_path=saving.written[3][0])
+        trainer(max_epochs=3, callbacks=[RoundsCallback()]).fit(OwnLoaders(), ckpt_path=at_end.written[0][0])
 
 
 class Trouble(Exception):
