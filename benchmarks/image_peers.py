@@ -1,8 +1,7 @@
 """The contenders of image_decoding.py: how each stores the JPEGs, and gives batches uint8 [128, 224, 224, 3] of them.
 
 Each decodes as it is shipped, which is with Pillow but for SPDL (FFmpeg); torch's DataLoader and Grain also with the
-OpenCV function of the bare loop. A number of workers is part of a contender: `image_decoding.py --sweep` tries them.
-SPDL finds FFmpeg's shared libraries by LD_LIBRARY_PATH.
+OpenCV function of the bare loop. SPDL finds FFmpeg's shared libraries by LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
@@ -245,7 +244,7 @@ class Contender:
     batches: Callable[[Path, int], Iterator[Any]]
     write: Callable[[Path], None] | None = None
     workers: int = 2
-    """The fastest number here; 0, 1, 2 and 4 were tried."""
+    """One a core; `--sweep` tries others. By processor time it matters little."""
 
 
 SAME = "same function"
