@@ -51,6 +51,18 @@ def test_variables_that_make_no_sense_are_refused(torchrun, rank, world_size, sa
         detect_world()
 
 
+def test_one_variable_alone_is_enough_where_the_group_is_there(torchrun):
+    """Lightning's launcher sets WORLD_SIZE and no RANK, then initialises the group."""
+    import torch.distributed as dist
+
+    torchrun(None, "1")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert detect_world() == World()
+    finally:
+        dist.destroy_process_group()
+
+
 def test_a_world_that_replicas_do_not_divide_is_refused(torchrun):
     torchrun("0", "6")
     with pytest.raises(ConfigError, match="world_size 6 is not a multiple of tp_size 2 × pp_size 2"):
