@@ -295,3 +295,9 @@ def test_names_are_exact_both_ways_at_a_web_server(web):
             open_store(f"{web.url}/{url}").get()
         list(Fetcher({}).get_many([Wanted(f"{web.url}/{url}")]))
         assert {line["target"] for line in web.requests()[-2:]} == {f"/{url}"}
+
+
+def test_a_length_that_is_a_mistake_fails_at_once(web):
+    web.add_files({"x.bin": bytes(1000)})
+    with pytest.raises(StoreError, match="ends at 1,000|Range Not Satisfiable"):
+        open_store(web.url, retries=0).get_range("x.bin", 0, 2**60)
