@@ -185,7 +185,6 @@ def test_options_that_cannot_work_with_rounds_are_refused(settings, said):
         ({"max_steps": 6}, 6, [[2, 3]]),
         ({"max_epochs": 9, "max_steps": 6}, 6, [[2, 3]]),
         ({"max_epochs": 2, "fast_dev_run": 2}, 2, [[0, 1]]),
-        ({"max_epochs": 3, "limit_val_batches": 0}, 12, []),
         ({"max_epochs": 2, "val_check_interval": 0.5}, 8, [[0, 1], [2, 3], [2, 3], [4]]),
         ({"max_epochs": 2, "val_check_interval": 2}, 8, [[0, 1], [2, 3], [2, 3], [4]]),
         # Each validates on the round after the one before, so that none is left out.
@@ -206,7 +205,10 @@ def test_options_work_as_they_are_meant(settings, trained, validated, is_own):
     assert module.validated == validated
 
 
-@pytest.mark.parametrize("limit", [{"limit_train_batches": 2}, {"limit_val_batches": 0.5, "limit_train_batches": 1}])
+@pytest.mark.parametrize(
+    "limit",
+    [{"limit_train_batches": 2}, {"limit_val_batches": 0.5, "limit_train_batches": 1}, {"limit_val_batches": 0}],
+)
 def test_limits_are_lifted_with_one_warning(limit):
     with pytest.warns(UserWarning, match="ignored, because rounds go over the whole") as warned:
         module, _ = fit(max_epochs=2, **limit)

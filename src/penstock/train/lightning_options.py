@@ -33,11 +33,11 @@ def check_options(trainer: Any) -> None:
 
 
 def limits_to_lift(trainer: Any) -> dict[str, Any]:
-    """Give the limits that rounds override, and their values: all but 1.0, which is none, and 0, which is "never"."""
+    """Give the limits that rounds override, and their values: all but 1.0, which is none."""
     if trainer.fast_dev_run:
         return {}
     limits = {name: getattr(trainer, name) for name in ("limit_train_batches", "limit_val_batches")}
-    return {name: limit for name, limit in limits.items() if limit and not (limit == 1 and isinstance(limit, float))}
+    return {name: limit for name, limit in limits.items() if not (limit == 1 and isinstance(limit, float))}
 
 
 def rounds_between_validations(trainer: Any, num_batches: int, *, adapts: bool) -> int:
