@@ -110,8 +110,11 @@ def test_it_says_what_it_holds(dataset):
     assert dataset[69] == dataset[-1] == sample(69)
     assert dataset.text_column == "text"
     assert repr(dataset).endswith("70 samples in 4 blocks)")
-    with pytest.raises(IndexError, match="there are 70"):
+    with pytest.raises(IndexError, match="it has 70"):
         dataset[70]
+    for index in (70, -1):
+        with pytest.raises(IndexError, match="it has 70"):
+            dataset.fetch(np.array([0, index]))
 
 
 def test_fetch_is_row_pure(dataset):

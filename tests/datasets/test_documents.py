@@ -121,6 +121,9 @@ def test_it_indexes_like_a_sequence(corpus):
     for index in (len(dataset), -len(dataset) - 1):
         with pytest.raises(IndexError, match="it has"):
             dataset[index]
+    for index in (len(dataset), -1):
+        with pytest.raises(IndexError, match="it has"):
+            dataset.fetch(np.array([0, index]))
 
 
 def test_it_travels_as_a_path(corpus):

@@ -376,6 +376,9 @@ def test_a_mix_is_a_dataset_like_any_other():
     assert "a: 10, b: 5" in repr(both)
     with pytest.raises(IndexError, match="sample 15 of mix"):
         both[15]
+    for index in (15, -1):
+        with pytest.raises(IndexError, match="it has 15"):
+            both.fetch(np.array([0, index]))
     again = pickle.loads(pickle.dumps(both))
     assert again.fingerprint == both.fingerprint
     assert np.array_equal(again.fetch(np.array([11]))["id"], [1])

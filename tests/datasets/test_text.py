@@ -78,8 +78,11 @@ def test_documents_come_by_id(jsonl):
     assert [row["text"] for row in dataset.fetch(np.array([7, 0, 7]))] == [TEXTS[7], TEXTS[0], TEXTS[7]]
     assert dataset.lengths.tolist() == [len(line) for line in jsonl.read_bytes().splitlines()]
     for index in (len(dataset), -len(dataset) - 1):
-        with pytest.raises(IndexError, match="there are 40"):
+        with pytest.raises(IndexError, match="it has 40"):
             dataset[index]
+    for index in (len(dataset), -1):
+        with pytest.raises(IndexError, match="it has 40"):
+            dataset.fetch(np.array([0, index]))
     check_fetch(dataset)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.datasets.ids import check_id, check_ids
 from penstock.errors import BadRecord, ConfigError, ObjectChanged
 from penstock.formats.block_reader import MAPPED_BYTES, BlockReader
 from penstock.formats.files import digest
@@ -100,9 +101,7 @@ class BlockDataset:
             IndexError: there is no such sample.
             BadRecord, BadBlock: it can't be read.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {self.path}: there are {len(self)} of them")
-        return self.fetch(np.array([index % len(self)]))[0]
+        return self.fetch(np.array([check_id(index, len(self), self.path)]))[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any] | None]:
         """Give several samples, as torch's DataLoader asks for them."""
@@ -143,8 +142,10 @@ class BlockDataset:
         """Read the samples of ids, int64 [n]; None in the place of one that is filtered.
 
         Raises:
+            IndexError: there is no such sample.
             BadRecord, BadBlock: one can't be read.
         """
+        check_ids(ids, len(self), self.path)
         rows: list[Any] = self._reader.gather(ids)
         if self.ascii_only:
             rows = [row if is_ascii(row.get(self.text_column)) else None for row in rows]

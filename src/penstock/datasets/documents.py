@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from penstock.datasets.ids import check_id, check_ids
 from penstock.errors import BadBlock, ConfigError
 from penstock.formats.files import digest
 from penstock.formats.tokens import TokenBin, docs_path, open_bin
@@ -92,9 +93,7 @@ class DocumentDataset:
         Raises:
             IndexError: there is no such window.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"window {index} of {self.bin.path}: it has {len(self)} of them")
-        return self.__getitems__([index % len(self)])[0]
+        return self.__getitems__([check_id(index, len(self), self.bin.path)])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
         """Give several samples, as torch's DataLoader asks for them; its `collate_fn` should be `collate`."""
@@ -123,7 +122,12 @@ class DocumentDataset:
         return documents_digest(self.bin)
 
     def fetch(self, ids: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """Read the samples of ids, int64 [n]; inputs and labels of one share memory."""
+        """Read the samples of ids, int64 [n]; inputs and labels of one share memory.
+
+        Raises:
+            IndexError: there is no such window.
+        """
+        check_ids(ids, len(self), self.bin.path)
         documents = np.searchsorted(self._window_ends, ids, side="right")  # [n]
         windows = ids - self._before(self._window_ends, documents)
         starts = self._before(self._doc_ends, documents) + windows * self._step

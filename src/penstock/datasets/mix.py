@@ -18,6 +18,7 @@ import numpy as np
 
 from penstock.datasets.answers import as_samples, own_transforms
 from penstock.datasets.gathered import Gathered
+from penstock.datasets.ids import check_id, check_ids
 from penstock.datasets.leased import Leased, lease_of
 from penstock.datasets.streams import Streams
 from penstock.errors import ConfigError
@@ -137,10 +138,9 @@ class Mix:
         Raises:
             IndexError: there is no such sample.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {self!r}: there are {len(self)} of them")
-        stream = self._streams.stream_of(index % len(self))
-        return self._streams.datasets[stream][index % len(self) - self._streams.firsts[stream]]
+        id_ = check_id(index, len(self), self)
+        stream = self._streams.stream_of(id_)
+        return self._streams.datasets[stream][id_ - self._streams.firsts[stream]]
 
     @property
     def streams(self) -> dict[str, Any]:
@@ -190,7 +190,11 @@ class Mix:
         Returns:
             A dict of arrays if all streams give the same columns, else a list: samples, or what stands for one that
             was filtered or failed; with a mark of their stream where streams have transforms of their own.
+
+        Raises:
+            IndexError: there is no such sample.
         """
+        check_ids(ids, len(self), self)
         passes = np.zeros(len(ids), np.int64) if epochs is None else epochs
         parts = self._streams.parted(ids)
         gathered = Gathered(len(ids), None if self._transforms else self._buffers)

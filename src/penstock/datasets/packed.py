@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock.datasets.documents import documents_digest, ends_of_documents
+from penstock.datasets.ids import check_id, check_ids
 from penstock.errors import BadBlock, ConfigError, PlanError
 from penstock.formats.tokens import docs_path, open_bin
 from penstock.plan.packing import PACKING_NAME, WINDOW, pack
@@ -93,9 +94,7 @@ class PackedDataset:
         Raises:
             IndexError: there is no such sequence.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sequence {index} of {self.bin.path}: it has {len(self)} of them")
-        return self.__getitems__([index % len(self)])[0]
+        return self.__getitems__([check_id(index, len(self), self.bin.path)])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
         """Give several samples, as torch's DataLoader asks for them."""
@@ -127,9 +126,7 @@ class PackedDataset:
         Raises:
             IndexError: there is no such sequence.
         """
-        # Seen as unsigned, a negative id is a huge one: one pass finds both.
-        if len(ids) and int(ids.view(np.uint64).max()) >= len(self):
-            raise IndexError(f"sequences {ids.min()} to {ids.max()} of {self.bin.path}: it has {len(self)} of them")
+        check_ids(ids, len(self), self.bin.path)
         packing = self._packing
         firsts = np.where(ids > 0, packing.ends[ids - 1], 0)
         spaces = self._spaces[ids]

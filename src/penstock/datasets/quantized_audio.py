@@ -11,6 +11,7 @@ import numpy as np
 from penstock.datasets.audio_files import list_sounds, read_headers, take_range
 from penstock.datasets.audio_reading import SoundReader
 from penstock.datasets.audio_samples import SampleForm, Segments, drops_tail
+from penstock.datasets.ids import check_id, check_ids
 from penstock.errors import BadMedia, ConfigError
 from penstock.formats.files import digest
 from penstock.transforms.reused_buffers import ReusedBuffers
@@ -157,9 +158,7 @@ class QuantizedAudioDataset:
         Raises:
             IndexError: there is no such segment.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"segment {index} of {self.files.folder}: it has {len(self)} of them")
-        return self.__getitems__([index % len(self)])[0]
+        return self.__getitems__([check_id(index, len(self), self.files.folder)])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
         """Give several samples, as torch's DataLoader asks for them."""
@@ -182,8 +181,7 @@ class QuantizedAudioDataset:
             ObjectChanged: a file is not what it was when this was made.
             ObjectMissing, StoreError: a file can't be opened any more.
         """
-        if len(ids) and not 0 <= ids.min() <= ids.max() < len(self):
-            raise IndexError(f"segments {ids.min()} to {ids.max()} of {self.files.folder}: it has {len(self)} of them")
+        check_ids(ids, len(self), self.files.folder)
         files, starts, lengths = self._places(ids)
         if len(ids) and (lengths == lengths[0]).all():
             return self._read(files, starts, int(lengths[0]))

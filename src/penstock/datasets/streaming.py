@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from penstock.datasets.ids import check_id
 from penstock.datasets.leased import keep_with, lease_of
 from penstock.datasets.locations import read_downloads
 from penstock.datasets.quarantine import QuarantineLog
@@ -197,14 +198,7 @@ class StreamingDataset:
             IndexError: there is no such sample.
             SampleError: it can't be had, or a transform failed; names its key and what is wrong.
         """
-        if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise TypeError(
-                f"a sample is asked for by its number, got {index!r}; several by a loop, the next ones by iter()"
-            )
-        size = len(self)
-        if not -size <= index < size:
-            raise IndexError(f"sample {index} of {self!r}: they run from 0 to {size - 1}")
-        return self._finished(int(index) % size)
+        return self._finished(check_id(index, len(self), self))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Give several samples, as torch's DataLoader asks for them: what several become is joined into one list."""

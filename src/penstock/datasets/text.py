@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from penstock.datasets.cache import built_once, content_digest, open_cache
+from penstock.datasets.ids import check_id, check_ids
 from penstock.datasets.token_cache import text_files
 from penstock.errors import BadRecord, ConfigError, ObjectChanged
 from penstock.formats.files import digest
@@ -88,9 +89,7 @@ class TextDataset:
             IndexError: there is no such document.
             BadRecord: it can't be used.
         """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"document {index} of {self._files[0].path}: there are {len(self)} of them")
-        return self.fetch(np.array([index % len(self)]))[0]
+        return self.fetch(np.array([check_id(index, len(self), self._files[0].path)]))[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, str]]:
         """Give several documents, as torch's DataLoader asks for them."""
@@ -111,9 +110,11 @@ class TextDataset:
         """Read the documents of ids, int64 [n]: the system is told of all of them before the first is waited for.
 
         Raises:
+            IndexError: there is no such document.
             BadRecord: one can't be used.
             ObjectChanged: a file is shorter than when it was opened.
         """
+        check_ids(ids, len(self), self._files[0].path)
         homes = np.searchsorted(self._ends, ids, side="right")  # [n]
         texts: list[str] = [""] * len(ids)
         for home in np.unique(homes).tolist():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from penstock.datasets.ids import check_id, check_ids
 from penstock.datasets.windows import WindowReader
 from penstock.errors import ConfigError
 from penstock.formats.tokens import TokenBin, open_bin
@@ -85,9 +86,7 @@ class TokenDataset:
         Raises:
             IndexError: there is no such window.
         """
-        if not -self._len <= index < self._len:
-            raise IndexError(f"window {index} of {self.bin.path}: it has {self._len} of them")
-        return self.__getitems__([index % self._len])[0]
+        return self.__getitems__([check_id(index, self._len, self.bin.path)])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
         """Give several samples, as torch's DataLoader asks for them."""
@@ -109,10 +108,7 @@ class TokenDataset:
             IndexError: there is no such window.
         """
         last = self._len - 1
-        # Seen as unsigned, a negative id is a huge one: one pass finds both.
-        highest = int(ids.view(np.uint64).max()) if len(ids) else 0
-        if highest > last:
-            raise IndexError(f"windows {ids.min()} to {ids.max()} of {self.bin.path}: it has {self._len} of them")
+        highest = check_ids(ids, self._len, self.bin.path)
         starts = ids * self.stride
         if not self._tail or highest < last:
             tokens = self._windows.read(starts)  # [n, seq_len + 1]
