@@ -13,26 +13,20 @@ from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
 from penstock.index.notes import Note, read_note
 from penstock.index.parquet import as_plain, plain_schema
-from penstock.index.scan import folder_of
+from penstock.index.scan import FileSource
 
 
-class ArrowSource:
+class ArrowSource(FileSource):
     """The rows of an Arrow file or stream; see `penstock.index.scan.Source`."""
 
     def __init__(self, file: SourceFile, storage_options: dict[str, Any]) -> None:
-        self.file = file
+        super().__init__(file)
         self._options = storage_options
-        self._schema: pa.Schema | None = None
-
-    @property
-    def place(self) -> str:
-        """Where it is, for people."""
-        return self.file.place
 
     @property
     def base(self) -> str:
         """What relative locations are below: what a saved index says, else its folder."""
-        return self.note.base if self.note else folder_of(self.file)
+        return self.note.base if self.note else super().base
 
     @property
     def note(self) -> Note | None:
@@ -49,10 +43,6 @@ class ArrowSource:
             with self._open() as reader:
                 self._schema = reader.schema
         return self._schema
-
-    def signature(self) -> list[Any]:
-        """Name, size, and time of change or etag."""
-        return self.file.signature
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all rows, a batch at a time."""

@@ -11,29 +11,18 @@ import pyarrow as pa
 from penstock.errors import BadBlock, StoreError
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
-from penstock.index.scan import folder_of
+from penstock.index.scan import FileSource
 
 BATCH_ROWS = 1 << 14
 """Small enough that what is decoded and written stays in memory that is already mapped."""
 
 
-class ParquetSource:
+class ParquetSource(FileSource):
     """The rows of a Parquet file; see `penstock.index.scan.Source`."""
 
     def __init__(self, file: SourceFile, storage_options: dict[str, Any]) -> None:
-        self.file = file
+        super().__init__(file)
         self._options = storage_options
-        self._schema: pa.Schema | None = None
-
-    @property
-    def place(self) -> str:
-        """Where it is, for people."""
-        return self.file.place
-
-    @property
-    def base(self) -> str:
-        """What relative locations are below: its folder."""
-        return folder_of(self.file)
 
     @property
     def schema(self) -> pa.Schema:
@@ -42,10 +31,6 @@ class ParquetSource:
             with open_parquet(self.file, self._options) as table:
                 self._schema = plain_schema(table.schema_arrow)
         return self._schema
-
-    def signature(self) -> list[Any]:
-        """Name, size, and time of change or etag."""
-        return self.file.signature
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all rows, a batch at a time."""

@@ -49,6 +49,32 @@ class Source(Protocol):
         """
 
 
+class FileSource:
+    """What a source knows of itself that is one file.
+
+    Args:
+        file: which.
+    """
+
+    def __init__(self, file: SourceFile) -> None:
+        self.file = file
+        self._schema: pa.Schema | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.file.place
+
+    @property
+    def base(self) -> str:
+        """What relative locations are below: its folder."""
+        return folder_of(self.file)
+
+    def signature(self) -> list[Any]:
+        """Name, size, and time of change or etag."""
+        return self.file.signature
+
+
 class TypesWidened(Exception):
     """A source without types, such as CSV, has values that its guess of them does not hold."""
 

@@ -26,7 +26,7 @@ from penstock.formats.record_tables import QUOTE, csv_header, end_of_last_record
 from penstock.formats.records import open_records
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import Opener, end_of_last_line, iter_blocks, last_of, open_raw
-from penstock.index.scan import TypesWidened, folder_of, unified
+from penstock.index.scan import FileSource, TypesWidened, unified
 
 BLOCK_BYTES = 4 << 20
 EXACT = 1 << 53
@@ -48,7 +48,7 @@ class Blocks(Protocol):
         """Parse a block, as these types or whatever its values look like; ArrowInvalid if they don't fit."""
 
 
-class TextSource:
+class TextSource(FileSource):
     """The rows of a CSV, TSV, JSON or JSON lines file; see `penstock.index.scan.Source`.
 
     Args:
@@ -61,22 +61,11 @@ class TextSource:
     def __init__(
         self, file: SourceFile, text_columns: frozenset[str], storage_options: dict[str, Any], small_bytes: int
     ) -> None:
-        self.file = file
+        super().__init__(file)
         self._content: bytes | None = None
         self._open_raw: Opener = partial(open_raw, **storage_options)
         opener = self._open if file.url is not None and file.size_bytes <= small_bytes else self._open_raw
         self._blocks: Blocks = JsonBlocks(file, opener) if self.has_types else CsvBlocks(file, text_columns, opener)
-        self._schema: pa.Schema | None = None
-
-    @property
-    def place(self) -> str:
-        """Where it is, for people."""
-        return self.file.place
-
-    @property
-    def base(self) -> str:
-        """What relative locations are below: its folder."""
-        return folder_of(self.file)
 
     @property
     def has_types(self) -> bool:
@@ -93,10 +82,6 @@ class TextSource:
                 pa.schema([(name, pa.null()) for name in self._blocks.names]) if first is None else _told(first)
             )
         return self._schema
-
-    def signature(self) -> list[Any]:
-        """Name, size, and time of change or etag."""
-        return self.file.signature
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all rows, as many blocks at a time as there are cores; see `Source.batches`."""
