@@ -20,7 +20,7 @@ from penstock.transforms.audio_crop import BY_LENGTH, BY_LOUDNESS
 from penstock.transforms.audio_source import open_audio
 from penstock.transforms.clips import decode_clip
 from penstock.transforms.media import describe
-from penstock.transforms.media_options import check_above_0
+from penstock.transforms.media_options import check_above_0, check_crop
 from penstock.types import check_choice, check_int
 
 CROPS = (*BY_LENGTH, *BY_LOUDNESS)
@@ -80,11 +80,8 @@ class DecodeAudio:
             raise ConfigError("give the length of a crop as seconds or as frames, not both")
         check_above_0("seconds", self.seconds)
         check_above_0("max_seconds", self.max_seconds)
-        check_choice("crop", self.crop, CROPS)
-        check_choice("short", self.short, ("pad", "keep", "error"))
+        check_crop(self.crop, self.offset, self.short, allowed=CROPS)
         check_choice("quality", self.quality, ("QQ", "LQ", "MQ", "HQ", "VHQ"))
-        if self.crop != "start" and self.offset != 0:
-            raise ConfigError(f'offset says where crop="start" begins, crop={self.crop!r} chooses for itself')
         if self.crop != "start" and self.frames is None and self.seconds is None:
             raise ConfigError(f"crop={self.crop!r} needs a length: seconds or frames")
 

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from penstock.errors import BadMedia, ConfigError
+from penstock.errors import BadMedia
 from penstock.transforms.image_augment import needed
 from penstock.transforms.media import take_field
-from penstock.types import check_choice, check_int
+from penstock.transforms.media_options import check_crop
+from penstock.types import check_int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +50,7 @@ class CropLatent:
 
     def __post_init__(self) -> None:
         check_int("frames", self.frames, minimum=1)
-        check_choice("crop", self.crop, ("random", "start", "center"))
-        check_choice("short", self.short, ("pad", "keep", "error"))
-        if self.crop != "start" and self.offset != 0:
-            raise ConfigError(f'offset says where crop="start" begins, crop={self.crop!r} chooses for itself')
+        check_crop(self.crop, self.offset, self.short)
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Give the sample with the stretch, and where it was."""

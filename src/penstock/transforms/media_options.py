@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.transforms.media import take_field
+from penstock.types import check_choice
 
 
 def seconds_of(sample: Mapping[str, Any], offset: float | str) -> float:
@@ -24,6 +25,20 @@ def seconds_of(sample: Mapping[str, Any], offset: float | str) -> float:
     if not 0 <= seconds < math.inf:
         raise ConfigError(f"an offset is a number of seconds from 0 on, {offset!r} is {value!r}")
     return seconds
+
+
+def check_crop(
+    crop: str, offset: float | str, short: str, *, allowed: Sequence[str] = ("random", "start", "center")
+) -> None:
+    """Refuse a place for a crop that is none of those allowed, or that an offset contradicts.
+
+    Raises:
+        ConfigError: one of them cannot work.
+    """
+    check_choice("crop", crop, allowed)
+    check_choice("short", short, ("pad", "keep", "error"))
+    if crop != "start" and offset != 0:
+        raise ConfigError(f'offset says where crop="start" begins, crop={crop!r} chooses for itself')
 
 
 def check_above_0(name: str, value: float | None) -> None:

@@ -15,7 +15,7 @@ from penstock.errors import ConfigError
 from penstock.transforms.clips import decode_clip
 from penstock.transforms.image_shapes import FITS, Fit, Size, check_size
 from penstock.transforms.media import MAX_PIXELS
-from penstock.transforms.media_options import check_above_0
+from penstock.transforms.media_options import check_above_0, check_crop
 from penstock.transforms.video_clip import Clip, read_clip
 from penstock.transforms.video_frame import METHODS
 from penstock.transforms.video_source import VideoSource
@@ -81,14 +81,11 @@ class DecodeVideo:
                 check_int(name, getattr(self, name), minimum=1)
         check_above_0("fps", self.fps)
         check_above_0("max_seconds", self.max_seconds)
-        check_choice("crop", self.crop, ("start", "random", "center"))
-        check_choice("short", self.short, ("pad", "keep", "error"))
+        check_crop(self.crop, self.offset, self.short)
         check_choice("method", self.method, METHODS)
         check_choice("fit", self.fit, FITS)
         if self.size is not None:
             check_size(self.size, self.fit)
-        if self.crop != "start" and self.offset != 0:
-            raise ConfigError(f'offset says where crop="start" begins, crop={self.crop!r} chooses for itself')
         if self.crop != "start" and self.frames is None:
             raise ConfigError(f"crop={self.crop!r} needs a number of frames")
 
