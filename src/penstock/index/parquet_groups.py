@@ -6,7 +6,6 @@ request.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from penstock.formats.record_tables import extents
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
 from penstock.index.parquet import BATCH_ROWS, plain_schema
+from penstock.store.seekable import SeekableFile
 from penstock.store.store import open_store
 
 AT_A_TIME = 32
@@ -126,7 +126,7 @@ def _reported(file: SourceFile) -> Iterator[None]:
         raise BadBlock(f"{file.place} cannot be read as Parquet: {error}; fetch or write it again") from error
 
 
-class Pieces(io.RawIOBase):
+class Pieces(SeekableFile):
     """A file of which only some ranges are there; reads must lie within one of them.
 
     Args:
@@ -137,29 +137,11 @@ class Pieces(io.RawIOBase):
 
     def __init__(self, size: int, starts: Sequence[int], pieces: Sequence[bytes]) -> None:
         super().__init__()
-        self._size, self._pieces = size, sorted(zip(starts, pieces, strict=True))
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Say that it can be read at any position."""
-        return True
-
-    def tell(self) -> int:
-        """Give the position of the next read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position of the next read."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        self.size, self._pieces = size, sorted(zip(starts, pieces, strict=True))
 
     def read(self, size: int | None = -1) -> bytes:
         """Read bytes that are there."""
-        wanted = self._size - self._at if size is None or size < 0 else size
+        wanted = self.size - self._at if size is None or size < 0 else size
         for start, piece in self._pieces:
             if start <= self._at and self._at + wanted <= start + len(piece):
                 data = piece[self._at - start : self._at - start + wanted]

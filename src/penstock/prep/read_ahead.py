@@ -9,7 +9,6 @@ cost. Parts that have arrived are on the disk, so working further ahead costs no
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
@@ -18,6 +17,7 @@ from typing import Any
 
 from penstock.errors import StoreUnavailable
 from penstock.prep.spool import Spool
+from penstock.store.seekable import SeekableFile
 
 PIECE_BYTES = 320 << 10
 """Text is fetched in pieces of this size; all in flight together are less than 1 MB."""
@@ -40,7 +40,7 @@ class _Part:
     """Parts of different groups are never in flight together."""
 
 
-class ReadAheadFile(io.RawIOBase):
+class ReadAheadFile(SeekableFile):
     """A remote file, seekable; one reader.
 
     Args:
@@ -58,7 +58,6 @@ class ReadAheadFile(io.RawIOBase):
         self.number = number
         self.size = size
         self._begin_range, self._spool, self._is_text = begin, spool, is_text
-        self._at = 0
         self._changed = threading.Condition()
         self._plan: list[_Part] = []
         self._next = self._reading = 0
@@ -70,24 +69,6 @@ class ReadAheadFile(io.RawIOBase):
         self._threads: list[threading.Thread] = []
         self._kept: tuple[int, int, bytes] = (0, 0, b"")
         self._group_starts: list[tuple[int, int]] = []
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """Give the position."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer, as much as one part has."""

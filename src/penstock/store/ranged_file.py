@@ -7,12 +7,12 @@ jump are what they are: the range asked for, and the little beside it that costs
 
 from __future__ import annotations
 
-import io
 import os
 from concurrent.futures import Future
 from typing import Any
 
-from penstock.errors import ConfigError, StoreError
+from penstock.errors import StoreError
+from penstock.store.seekable import SeekableFile
 from penstock.store.store import ObjectInfo, Store, open_store
 from penstock.types import check_int
 
@@ -49,7 +49,7 @@ def open_file(
     return RangedFile(store, "", info=info or store.head(), known=known, read_ahead=read_ahead)
 
 
-class RangedFile(io.RawIOBase):
+class RangedFile(SeekableFile):
     """An object of a store as a seekable, read-only file. One reader at a time, as with any file.
 
     Args:
@@ -70,8 +70,8 @@ class RangedFile(io.RawIOBase):
         read_ahead: int = READ_AHEAD,
     ) -> None:
         super().__init__()
+        self.size = info.size
         self._store, self._path, self._info, self._read_ahead = store, path, info, read_ahead
-        self._at = 0
         self._start, self._window = known
         self._grown = FIRST_WINDOW
         self._scan_at = 0
@@ -81,34 +81,9 @@ class RangedFile(io.RawIOBase):
         return f"RangedFile({self._store.url!r}, {self._path!r})"
 
     @property
-    def size(self) -> int:
-        """Bytes of the object."""
-        return self._info.size
-
-    @property
     def info(self) -> ObjectInfo:
         """What the store said about the object when it was opened."""
         return self._info
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Say that it can be read at any position."""
-        return True
-
-    def tell(self) -> int:
-        """Give the position of the next read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position of the next read; costs nothing."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}.get(whence)
-        if base is None or base + offset < 0:
-            raise ConfigError(f"cannot seek to {offset} from {whence}: positions run from 0")
-        self._at = base + offset
-        return self._at
 
     def read(self, size: int | None = -1) -> bytes:
         """Read `size` bytes, less only at the end of the object; all that is left if negative or None."""
