@@ -17,6 +17,7 @@ from cache_worker import content, size_of
 from penstock.errors import StoreUnavailable
 from penstock.store import cache_pins
 from penstock.store.cache import open_cache
+from penstock.store.cache_room import LOOK_S
 from penstock.store.wanted import Wanted
 
 WORKER = Path(__file__).resolve().parents[1] / "cache_worker.py"
@@ -178,6 +179,8 @@ def test_what_a_stopped_process_was_fetching_is_fetched_by_who_waits_for_it(site
         process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait()
+        # Then it is seen to be gone, while what replaced its file is in use.
+        time.sleep(LOOK_S)
         assert cache.verify().damaged == ()
         assert bytes_of(tmp_path / "cache") == cache.stats().bytes
 

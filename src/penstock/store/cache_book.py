@@ -145,7 +145,9 @@ class Book:
         """Remove what ended holders were about to write, finish what they were about to take away."""
         freed = []
         for row in rows.abandoned(db, names) if names else ():
-            if row.state != rows.LOADING and self._pins.is_pinned(spot_of(row.key)):
+            # One without a size was never whole, whoever has pinned what replaced it.
+            whole = row.state != rows.LOADING and row.size is not None
+            if whole and self._pins.is_pinned(spot_of(row.key)):
                 rows.spare(db, [row._replace(state=rows.READY)])
                 self.recency.adopt([row.id])
                 continue

@@ -98,7 +98,7 @@ def key_of(wanted: Wanted, server: str) -> bytes:
     if url.startswith("memory://"):
         # What is in the memory of a process is nobody else's.
         url = f"{url}\0{_process(os.getpid())}"
-    elif (path := local_path(url)) is not None:
+    elif wanted.start is not None and (path := local_path(url)) is not None:
         # Only parts of local files are cached; the file may be written anew between two runs.
         found = os.stat(path)
         url = f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ino}"

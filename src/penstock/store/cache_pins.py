@@ -125,11 +125,11 @@ class Pins:
         self._presence = Presence(self._holders)
         self.name = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._own = OwnTable(NO_LIMIT if limit is None else limit)
-        path = self._holders / self.name
-        with store_errors(path):
+        self._path = self._holders / self.name
+        with store_errors(self._path):
             self._presence.announce(self.name, self._own.whole())
             try:
-                self._table = Table(path)
+                self._table = Table(self._path)
             except BaseException:
                 self._presence.forget(self.name)
                 raise
@@ -155,7 +155,7 @@ class Pins:
             try:
                 self._own.show(self._table.file)
             except OSError as error:
-                raise refused(self._holders / self.name, error) from error
+                raise refused(self._path, error) from error
 
     def drop(self, spots: Iterable[int]) -> None:
         """Unpin files."""
@@ -185,7 +185,7 @@ class Pins:
             self._settle()
             self._show()
             if not self.closed:
-                with store_errors(self._holders / self.name):
+                with store_errors(self._path):
                     self._own.mend(self._table.file)
 
     def _settle(self) -> None:
@@ -326,9 +326,10 @@ class Pins:
 
     def reserve(self, size: int) -> None:
         """Show that this holder will write so many bytes more, or fewer if below 0."""
-        with self._lock:
-            self._own.reserved += size
-            self._show_header()
+        if size:
+            with self._lock:
+                self._own.reserved += size
+                self._show_header()
 
     @property
     def reserved(self) -> int:
@@ -337,13 +338,14 @@ class Pins:
 
     def leave(self, size: int) -> None:
         """Show that so many bytes more, or fewer if below 0, are no longer counted by rows but still on the disk."""
-        with self._lock:
-            self._own.leaving += size
-            self._show_header()
+        if size:
+            with self._lock:
+                self._own.leaving += size
+                self._show_header()
 
     def _show_header(self) -> None:
         if not self.closed:
-            with store_errors(self._holders / self.name):
+            with store_errors(self._path):
                 self._own.show_header(self._table.file)
 
     def retire(self) -> None:

@@ -141,12 +141,19 @@ class Recency:
 
     def renew(self, ids: Iterable[int], at: float) -> None:
         """Say that the files of entries may be used, from now on, and are in line to go."""
+        entries = sorted(ids)
+        if not entries:
+            return
+        # One for all: it has to differ from what each of them had before. Asked for before it is written: what is
+        # withdrawn right after that leaves this dictionary behind.
+        sure, generation = self._sure, 2.0 * secrets.randbits(50) + 2.0
         with store_errors(self._path):
-            for entry in ids:
-                self._reach(entry)
+            self._reach(entries[-1])
+            for first, count in _runs(entries):
                 # Not gathered: what is in no line would be thought of late if this process were killed.
-                os.pwrite(self._times, _ITEM.pack(at), ITEM_BYTES * entry)
-                self._put(entry, 2.0 * secrets.randbits(50) + 2.0)
+                os.pwrite(self._times, _ITEM.pack(at) * count, ITEM_BYTES * first)
+                os.pwrite(self._generations, _ITEM.pack(generation) * count, ITEM_BYTES * (first + 1))
+        sure.update(dict.fromkeys(entries, generation))
 
     def confirm(self, ids: Iterable[int]) -> None:
         """Give those of some entries new generations whose own are lost; they are pinned, and were ready after that."""
@@ -281,3 +288,14 @@ class Recency:
     def __del__(self) -> None:
         if hasattr(self, "_sure"):
             self._let_go()
+
+
+def _runs(entries: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Give the first and the number of each run of neighbours among entries that ascend."""
+    first = last = entries[0]
+    for entry in entries[1:]:
+        if entry > last + 1:
+            yield first, last + 1 - first
+            first = entry
+        last = entry
+    yield first, last + 1 - first

@@ -25,6 +25,8 @@ from penstock.store.cache_rows import Row
 LOOK_S = 0.25
 ROOM_BYTES = 4 << 20
 """Room is made for so much at a time, or a 64th of the limit, so that not every file takes a transaction."""
+UNLIMITED_BYTES = 1 << 20
+"""Shown at a time by who has no limit: others, who may have one, see it as taken."""
 CANDIDATES = 64
 ADOPT_S = 60.0
 
@@ -56,10 +58,11 @@ class Room:
                 self._left -= size
                 return
             limit = self._limit()
-            if limit is None:
-                self._pins.reserve(size)
-                return
             missing = size - self._left
+            if limit is None:
+                self._pins.reserve(max(missing, UNLIMITED_BYTES))
+                self._left += max(missing, UNLIMITED_BYTES) - size
+                return
             self._left += self._evict(missing, max(missing, min(limit // 64, ROOM_BYTES))) - size
 
     def give_back(self, size: int) -> None:

@@ -38,6 +38,8 @@ CREATE TABLE total (
 INSERT INTO total VALUES (0, 0, 0, 0, 0, 0)
 """,
 )
+_BUSY = f"state <> {READY}"
+"""Lets SQLite see that `entry_busy` serves, instead of a look at each entry."""
 _COLUMNS = "id, key, state, holder, size, checksum, etag, boot, suffix"
 
 
@@ -94,7 +96,9 @@ def find(db: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Row]:
 
 def claim(db: sqlite3.Connection, keys: Sequence[tuple[bytes, str]], holder: str) -> list[Claimed]:
     """Make entries for keys, each with the suffix of its file, that this holder is going to fill."""
-    free = [row[0] for row in db.execute(f"SELECT id FROM entry WHERE state = {FREE} LIMIT ?", (len(keys),))]
+    free = [
+        row[0] for row in db.execute(f"SELECT id FROM entry WHERE state = {FREE} AND {_BUSY} LIMIT ?", (len(keys),))
+    ]
     (last,) = db.execute("SELECT max(id) FROM entry").fetchone()
     first = 0 if last is None else last + 1
     ids = [*free, *range(first, first + len(keys) - len(free))]
@@ -171,13 +175,13 @@ def _count(db: sqlite3.Connection, sign: int, rows: Sequence[Row]) -> None:
 def abandoned(db: sqlite3.Connection, holders: Sequence[str]) -> list[Row]:
     """Give what holders that have ended were about to write or to take away."""
     marks = ",".join("?" * len(holders))
-    where = f"state IN ({LOADING}, {DOOMED}, {STALE}) AND holder IN ({marks})"
+    where = f"state IN ({LOADING}, {DOOMED}, {STALE}) AND holder IN ({marks}) AND {_BUSY}"
     return [Row._make(row) for row in db.execute(f"SELECT {_COLUMNS} FROM entry WHERE {where}", tuple(holders))]
 
 
 def busy_holders(db: sqlite3.Connection) -> list[str]:
     """Give the names of all who have something on its way, there or away."""
-    where = f"state IN ({LOADING}, {DOOMED}, {STALE}) AND holder IS NOT NULL"
+    where = f"state IN ({LOADING}, {DOOMED}, {STALE}) AND holder IS NOT NULL AND {_BUSY}"
     return [name for (name,) in db.execute(f"SELECT DISTINCT holder FROM entry WHERE {where}")]
 
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 
-from penstock.node.disk import store_errors
+from penstock.node.disk import refused
 from penstock.store import cache_rows as rows
 from penstock.store.cache_book import Book
 from penstock.store.cache_pins import Pins
@@ -142,16 +142,17 @@ class Shelf:
         path = self.book.path_of(entry)
         self.room.make(len(data))
         try:
-            with store_errors(path):
-                descriptor = create(path)
-                try:
-                    write_all(descriptor, data, 0)
-                    checksum = zlib.crc32(data)
-                    mark(descriptor, checksum)
-                finally:
-                    os.close(descriptor)
-        except BaseException:
+            descriptor = create(path)
+            try:
+                write_all(descriptor, data, 0)
+                checksum = zlib.crc32(data)
+                mark(descriptor, checksum)
+            finally:
+                os.close(descriptor)
+        except BaseException as error:
             self.room.give_back(len(data))
+            if isinstance(error, OSError):
+                raise refused(path, error) from error
             raise
         self.book.written(entry, len(data), checksum, etag)
         return path

@@ -62,10 +62,11 @@ class Source:
         """Whether single attempts can be made without a task or a thread of their own."""
         if not self._own:
             return False
-        # A store that can't be opened says so at the attempt.
-        with suppress(StoreError, ConfigError):
-            return not isinstance(self._store, RemoteStore) or self._store.direct
-        return True
+        if (store := self._opened) is None:
+            # A store that can't be opened says so at the attempt.
+            with suppress(StoreError, ConfigError):
+                store = self._store
+        return not isinstance(store, RemoteStore) or store.direct
 
     def open(self) -> None:
         """Open the store now, and find out what its URL leaves open.
@@ -79,8 +80,9 @@ class Source:
 
     def attempt(self, path: str, start: int, stop: int) -> asyncio.Future[Any]:
         """Make one attempt at a range; see `RemoteStore.attempt`."""
-        assert isinstance(self._store, RemoteStore)
-        return self._store.attempt(path, start, stop)
+        store = self._store
+        assert isinstance(store, RemoteStore)
+        return store.attempt(path, start, stop)
 
     async def read(
         self,
