@@ -104,6 +104,6 @@ def test_a_server_that_has_to_be_asked_again_is_no_silence(table, tmp_path, web)
     done = penstock("index", f"{web.url}/rows.csv?sig=s3cr3t", tmp_path / "out.arrow")
     assert done.returncode == 0, done.stderr
     first, *_ = done.stderr.splitlines()
-    assert first.startswith(f"HEAD {web.url}/rows.csv: the server says 503 Service Unavailable; trying again in ")
+    assert first.startswith(f"GET {web.url}/rows.csv: the server says 503 Service Unavailable; trying again in ")
     assert "s3cr3t" not in done.stderr
     assert done.stdout.startswith("100 rows in ")
