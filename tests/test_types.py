@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 import subjects
 from penstock import ConfigError, Dataset, World
 from penstock.testing import CountingDataset
-from penstock.types import check_choice, check_device, check_int
+from penstock.types import check_choice, check_device, check_int, check_number
 
 
 class TestWorld:
@@ -96,6 +98,32 @@ class TestChecks:
         """0 is not False: who writes 0 may have meant something else."""
         with pytest.raises(ConfigError, match="mode must be one of False, 'a', None; got"):
             check_choice("mode", value, (False, "a", None))
+
+    @pytest.mark.parametrize("value", [1, 0.5, Fraction(30_000, 1001), np.float32(0.5), np.int64(3)])
+    def test_a_number_within_its_bounds_is_a_float(self, value):
+        assert check_number("fps", value, above=0) == float(value)
+
+    @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, 10**400, True, "1", None, 1j])
+    def test_a_number_is_finite_and_no_text(self, value):
+        with pytest.raises(ConfigError, match="fps must be a number of frames above 0, got "):
+            check_number("fps", value, above=0, unit="frames")
+
+    @pytest.mark.parametrize(
+        ("bounds", "inside", "outside", "said"),
+        [
+            ({"maximum": 1}, (0, 0.5, 1), (-0.1, 1.1), "from 0 to 1, got"),
+            ({"below": 1}, (0, 0.5), (-0.1, 1), "from 0 to below 1, got"),
+            ({"above": 0, "below": 1}, (0.1, 0.9), (0, 1), "above 0 and below 1, got"),
+            ({"above": 0, "maximum": 1}, (0.1, 1), (0, 1.1), "above 0 and up to 1, got"),
+            ({}, (0, 1e300), (-1, math.inf), "from 0, got"),
+        ],
+    )
+    def test_the_bounds_of_a_number_are_said(self, bounds, inside, outside, said):
+        for value in inside:
+            assert check_number("share", value, **bounds) == value
+        for value in outside:
+            with pytest.raises(ConfigError, match=f"share must be a number {said}"):
+                check_number("share", value, **bounds)
 
     @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "meta", None])
     def test_a_device_is_a_name_or_a_device(self, device):

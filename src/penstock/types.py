@@ -6,8 +6,10 @@ detection, which does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -132,6 +134,46 @@ def check_int(name: str, value: object, *, minimum: int, maximum: int | None = N
     if value < minimum or (maximum is not None and value > maximum):
         raise ConfigError(f"{name} must be {allowed}, got {value}")
     return int(value)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    maximum: float | None = None,
+    unit: str = "",
+) -> float:
+    """Return value if it is a finite number within the bounds, else raise ConfigError naming all of them.
+
+    Args:
+        name: what errors call it.
+        value: an integer, float or fraction; numpy's too.
+        above: what it must be more than. None: it must be 0 or more.
+        below: what it must be less than, or None.
+        maximum: what it must be at most, or None.
+        unit: what it is a number of, for errors.
+
+    >>> check_number("ratio", 1, below=1)
+    Traceback (most recent call last):
+    penstock.errors.ConfigError: ratio must be a number from 0 to below 1, got 1
+    """
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    # No comparison holds for NaN.
+    is_enough = number >= 0 if above is None else number > above
+    if is_enough and number < (math.inf if below is None else below) and (maximum is None or number <= maximum):
+        return number
+    lower, joined = ("from 0", "to") if above is None else (f"above {above}", "and")
+    upper = ""
+    if below is not None:
+        upper = f" {joined} below {below}"
+    elif maximum is not None:
+        upper = f" to {maximum}" if above is None else f" and up to {maximum}"
+    raise ConfigError(f"{name} must be a number{unit and f' of {unit}'} {lower}{upper}, got {value!r}")
 
 
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:

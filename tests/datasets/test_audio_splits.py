@@ -103,10 +103,10 @@ def test_a_setup_that_fails_may_be_tried_again(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_percentage": 88}, "train_percentage must be above 0 and below 1, got 88: 0.88 is 88 %"),
+        ({"train_percentage": 88}, "train_percentage, 0.88 for 88 %, must be a number above 0 and below 1, got 88"),
         ({"train_percentage": 0}, "train_percentage"),
         ({"train_percentage": 1.0}, "train_percentage"),
-        ({"train_percentage": "most"}, "train_percentage must be a number"),
+        ({"train_percentage": "most"}, "train_percentage, 0.88 for 88 %, must be a number"),
         ({"bits": 0}, "bits"),
         ({"sample_len": -1}, "sample_len"),
         ({"quantization": "a-law"}, "quantization"),

@@ -16,11 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from penstock.errors import BadMedia, ConfigError, ObjectMissing, PenstockError, StoreError
+from penstock.errors import BadMedia, ConfigError, ObjectMissing, PenstockError, StoreError, reason_of
 from penstock.transforms.audio_source import open_audio
+from penstock.types import check_number
 
 EXTENSIONS = frozenset(
     ["wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aif", "aiff", "aifc", "au", "caf", "w64", "rf64"]
@@ -29,7 +31,19 @@ EXTENSIONS = frozenset(
 
 _THREADS = 8
 _FILES_A_TURN = 32
+_SHOWN = 10
 _DIGITS = re.compile("([0-9]+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokenSound:
+    """A file that has a sound's name and is none."""
+
+    name: str
+    """Path below the folder, with slashes."""
+    reason: str
+    """What it is counted under: that of its `BadMedia` ("not-audio", "truncated", "empty", …), or "ObjectMissing"."""
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +57,24 @@ class SoundFiles:
     """int64 [files]."""
     num_frames: np.ndarray
     """int64 [files], each at its own rate."""
+    broken: tuple[BrokenSound, ...] = ()
+    """Those that were left out."""
 
     def path(self, file: int) -> str:
         """Where a file is."""
         return str(self.folder / self.names[file])
+
+    def among(self, names: Sequence[str]) -> SoundFiles:
+        """Give those of the files, and of the broken ones, that have these names."""
+        wanted = set(names)
+        chosen = np.array([file for file, name in enumerate(self.names) if name in wanted], np.int64)
+        return SoundFiles(
+            folder=self.folder,
+            names=tuple(self.names[file] for file in chosen),
+            sample_rates=self.sample_rates[chosen],
+            num_frames=self.num_frames[chosen],
+            broken=tuple(one for one in self.broken if one.name in wanted),
+        )
 
 
 def list_sounds(folder: str | os.PathLike[str]) -> list[str]:
@@ -93,8 +121,7 @@ def take_range(names: Sequence[str], ratio_min: float, ratio_max: float, folder:
     ['b', 'c']
     """
     for name, ratio in (("ratio_min", ratio_min), ("ratio_max", ratio_max)):
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-            raise ConfigError(f"{name} must be a number from 0 to 1, got {ratio!r}")
+        check_number(name, ratio, maximum=1)
     if ratio_min >= ratio_max:
         raise ConfigError(f"ratio_min must be below ratio_max, got {ratio_min} and {ratio_max}")
     # A product such as 0.29 · 100 is a little less than it should be.
@@ -107,11 +134,19 @@ def take_range(names: Sequence[str], ratio_min: float, ratio_max: float, folder:
     return list(names[start:stop])
 
 
-def read_headers(folder: str | os.PathLike[str], names: Sequence[str]) -> SoundFiles:
+def read_headers(
+    folder: str | os.PathLike[str], names: Sequence[str], on_error: Literal["raise", "skip"] = "raise"
+) -> SoundFiles:
     """Read what the headers of sound files say: each file is opened once, several at a time.
 
+    Args:
+        folder: where the files are.
+        names: their paths below it.
+        on_error: files that are no sounds, or not there, are refused all at once ("raise"), or left out ("skip").
+
     Raises:
-        BadMedia, StoreError: the first of the files that can't be read; says how many there are.
+        BadMedia, StoreError: files can't be read; says how many, and of the first ten what is wrong. What this process
+            may not read, or the disk can't, is refused in any case: another process might have it.
 
     Cost: 0.05 to 0.5 ms a file that is in memory, by its format; of a file, its first and sometimes its last bytes.
     """
@@ -122,14 +157,29 @@ def read_headers(folder: str | os.PathLike[str], names: Sequence[str]) -> SoundF
     else:
         with ThreadPoolExecutor(min(_THREADS, len(turns)), thread_name_prefix="penstock-headers") as threads:
             found = list(chain.from_iterable(threads.map(_headers, [base] * len(turns), turns)))
-    errors = [header for header in found if isinstance(header, PenstockError)]
-    if errors:
-        if len(errors) > 1:
-            errors[0].add_note(f"{len(errors) - 1} more of the {len(names)} files in {base} cannot be read")
-        raise errors[0]
-    headers = np.array(found, np.int64).reshape(-1, 2)
+    errors = {name: header for name, header in zip(names, found, strict=True) if isinstance(header, PenstockError)}
+    final = [error for error in errors.values() if on_error == "raise" or not _is_broken(error)]
+    if final:
+        raise _refusal(base, len(names), final, on_error)
+    headers = np.array([header for header in found if not isinstance(header, PenstockError)], np.int64).reshape(-1, 2)
     rates, frames = np.ascontiguousarray(headers.T)
-    return SoundFiles(folder=base, names=tuple(names), sample_rates=rates, num_frames=frames)
+    return SoundFiles(
+        folder=base,
+        names=tuple(name for name in names if name not in errors),
+        sample_rates=rates,
+        num_frames=frames,
+        broken=tuple(
+            BrokenSound(name=name, reason=reason_of(error), message=str(error)) for name, error in errors.items()
+        ),
+    )
+
+
+def refuse_none_left(files: SoundFiles) -> None:
+    """Raise BadMedia if all the files are broken."""
+    if not files.names:
+        messages = [one.message for one in files.broken]
+        what = f"none of {len(messages):,} sound files in {files.folder} can be read"
+        raise BadMedia(_listed(what, messages), path=str(files.folder), reason=files.broken[0].reason)
 
 
 def _headers(base: Path, names: Sequence[str]) -> list[tuple[int, int] | PenstockError]:
@@ -150,6 +200,28 @@ def _header(path: str) -> tuple[int, int] | PenstockError:
         what = "has no frames" if frames == 0 else "does not say how many frames it has"
         return BadMedia(f"{path} {what}", path=path, reason="empty" if frames == 0 else "no-length")
     return rate, frames
+
+
+def _is_broken(error: PenstockError) -> bool:
+    """Whether a file is no sound for anyone, and not only for this process, now."""
+    return isinstance(error, BadMedia | ObjectMissing)
+
+
+def _refusal(base: Path, count: int, errors: Sequence[PenstockError], on_error: str) -> PenstockError:
+    """Make one error of those of several files."""
+    text = _listed(f"{len(errors):,} of {count:,} sound files in {base} cannot be read", [str(one) for one in errors])
+    if on_error == "skip":
+        text += '\non_error="skip" leaves out what is no sound; these may be, so see that they can be read'
+    elif any(_is_broken(error) for error in errors):
+        text += '\nWrite them again, take them away, or give on_error="skip", which leaves out those that are no sound'
+    bad = next((error for error in errors if isinstance(error, BadMedia)), None)
+    return BadMedia(text, path=bad.path, reason=bad.reason) if bad else type(errors[0])(text)
+
+
+def _listed(what: str, messages: Sequence[str]) -> str:
+    """Write a line for each of the first messages, and how many there are more."""
+    more = [f"and {len(messages) - _SHOWN:,} more"] if len(messages) > _SHOWN else []
+    return "\n  ".join([f"{what}:", *messages[:_SHOWN], *more])
 
 
 def _sounds_below(folder: str) -> Iterator[str]:

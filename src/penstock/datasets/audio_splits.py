@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict
 from itertools import pairwise
+from typing import Literal
 
-from penstock.datasets.audio_files import list_sounds
+from penstock.datasets.audio_files import BrokenSound, list_sounds, read_headers
 from penstock.datasets.audio_samples import SampleForm, drops_tail
 from penstock.datasets.quantized_audio import QuantizedAudioDataset
 from penstock.errors import ConfigError
+from penstock.types import check_choice, check_number
 
 _PARTS = 3
 
@@ -19,7 +20,8 @@ class QuantizedAutoregressiveAudio:
     """A folder of sound files in three parts, training, validation and test, each a `QuantizedAudioDataset`.
 
     Of n files in natural order the first floor(train_percentage · n) are for training; of the rest one half is for
-    validation and the other for testing, which gets the odd one. No part is left empty.
+    validation and the other for testing, which gets the odd one. No part is left empty. Which part a file is in does not
+    depend on what else is broken.
 
     Args:
         path: the folder.
@@ -33,6 +35,8 @@ class QuantizedAutoregressiveAudio:
         context_len: targets to leave out at the start.
         pad_len: zero levels to put in front.
         drop_last: another name of `drop_tail`.
+        on_error: files that are no sounds are refused by `setup`, those of all parts at once ("raise"), or left out of
+            their parts ("skip").
 
     Raises:
         ConfigError: an argument cannot work.
@@ -41,6 +45,8 @@ class QuantizedAutoregressiveAudio:
         dataset_train: set by `setup`, None before.
         dataset_val: set by `setup`, None before.
         dataset_test: set by `setup`, None before.
+        broken: the files of all parts that `setup` left out.
+        on_error: as given.
     """
 
     d_input = 1
@@ -59,13 +65,10 @@ class QuantizedAutoregressiveAudio:
         pad_len: int | None = None,
         *,
         drop_last: bool | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        if isinstance(train_percentage, bool) or not isinstance(train_percentage, int | float):
-            raise ConfigError(f"train_percentage must be a number above 0 and below 1, got {train_percentage!r}")
-        if not 0 < train_percentage < 1:
-            raise ConfigError(f"train_percentage must be above 0 and below 1, got {train_percentage}: 0.88 is 88 %")
         self.path = path
-        self.train_percentage = train_percentage
+        self.train_percentage = check_number("train_percentage, 0.88 for 88 %,", train_percentage, above=0, below=1)
         self.form = SampleForm(
             bits=bits,
             sample_len=sample_len,
@@ -76,6 +79,9 @@ class QuantizedAutoregressiveAudio:
             context_len=context_len,
             pad_len=pad_len,
         )
+        check_choice("on_error", on_error, ("raise", "skip"))
+        self.on_error = on_error
+        self.broken: tuple[BrokenSound, ...] = ()
         self.dataset_train: QuantizedAudioDataset | None = None
         self.dataset_val: QuantizedAudioDataset | None = None
         self.dataset_test: QuantizedAudioDataset | None = None
@@ -94,18 +100,20 @@ class QuantizedAutoregressiveAudio:
         """List the folder and read the headers of its files; once.
 
         Raises:
-            ConfigError, ObjectMissing, BadMedia: as `QuantizedAudioDataset`; the folder has fewer than three files.
+            ConfigError, ObjectMissing, BadMedia, StoreError: as `QuantizedAudioDataset`; the folder has fewer than three
+                files, or a part has none that is not broken.
         """
         if self.dataset_train is not None:
             return
-        count = len(list_sounds(self.path))
-        train, val = split_counts(count, self.train_percentage, os.fspath(self.path))
-        bounds = (0, train, train + val, count)
-        parts = [self._part(start / count, stop / count) for start, stop in pairwise(bounds)]
+        names = list_sounds(self.path)
+        train, val = split_counts(len(names), self.train_percentage, os.fspath(self.path))
+        files = read_headers(self.path, names, self.on_error)
+        parts = [
+            QuantizedAudioDataset.of_files(files.among(names[start:stop]), self.form, self.on_error)
+            for start, stop in pairwise((0, train, train + val, len(names)))
+        ]
+        self.broken = files.broken
         self.dataset_train, self.dataset_val, self.dataset_test = parts
-
-    def _part(self, ratio_min: float, ratio_max: float) -> QuantizedAudioDataset:
-        return QuantizedAudioDataset(self.path, ratio_min=ratio_min, ratio_max=ratio_max, **asdict(self.form))
 
 
 def split_counts(count: int, train_percentage: float, where: str) -> tuple[int, int]:

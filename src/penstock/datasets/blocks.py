@@ -20,7 +20,7 @@ from penstock.datasets.block_dataset import is_ascii
 from penstock.datasets.block_source import BlockSource, open_block_source
 from penstock.errors import ConfigError, LoaderClosed
 from penstock.store.urls import lasting
-from penstock.types import check_choice, check_int
+from penstock.types import check_choice, check_int, check_number
 
 KEPT_CHUNKS = 10
 CLOSE_WITHIN_S = 0.8
@@ -93,12 +93,8 @@ class BlockManager:
         self.dataset_chunk_size = check_int("dataset_chunk_size", dataset_chunk_size, minimum=1)
         check_choice("ascii_only", ascii_only, (True, False))
         check_choice("enable_prefetch", enable_prefetch, (True, False))
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-            raise ConfigError(
-                f"timeout must be a number of seconds above 0, got {timeout!r}: every wait has a deadline"
-            )
         self.ascii_only = ascii_only
-        self._timeout = float(timeout)
+        self._timeout = check_number("timeout", timeout, above=0, unit="seconds")
         self._text_column = text_column
         self._source: BlockSource = open_block_source(
             self.dataset_path,

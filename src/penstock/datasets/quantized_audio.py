@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from penstock.datasets.audio_files import list_sounds, read_headers, take_range
+from penstock.datasets.audio_files import (
+    BrokenSound,
+    SoundFiles,
+    list_sounds,
+    read_headers,
+    refuse_none_left,
+    take_range,
+)
 from penstock.datasets.audio_reading import SoundReader
 from penstock.datasets.audio_samples import SampleForm, Segments, drops_tail
 from penstock.datasets.ids import check_id, check_ids
 from penstock.errors import BadMedia, ConfigError
 from penstock.formats.files import digest
 from penstock.transforms.reused_buffers import ReusedBuffers
+from penstock.types import check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -48,18 +56,22 @@ class QuantizedAudioDataset:
         context_len: leave out so many targets at the start of y: the model is given them as context.
         pad_len: put so many zero levels more before x.
         drop_last: another name of `drop_tail`.
+        on_error: files that are no sounds, by their headers, are refused all at once ("raise"), or left out and listed
+            in `broken` ("skip"). A loader takes it for its own default, for what fails when it is decoded.
 
     Raises:
         ConfigError: an argument cannot work; there is no folder of sounds, or no file in the range, or no segment in
             the files.
         ObjectMissing: there is no such folder.
-        BadMedia: a file can't be read as sound; names it, and says how many more there are.
+        BadMedia: files are no sounds; says how many, and of the first ten what is wrong. With "skip": none is left.
+        StoreError: files can't be read by this process.
 
     Attributes:
         d_input: values a frame, 1.
         d_output: how many codes there are, 2^bits; 1 if nothing is quantized.
         l_output: `sample_len`.
         files: the files, with what their headers say.
+        on_error: as given.
 
     Cost: making one opens each file once, 0.05 to 0.5 ms if it is in memory, several at a time; 16 bytes a file are
     kept. `fetch` keeps up to 64 files open, until `close`. Threads and processes may use it.
@@ -82,6 +94,7 @@ class QuantizedAudioDataset:
         pad_len: int | None = None,
         *,
         drop_last: bool | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.form = SampleForm(
             bits=bits,
@@ -93,14 +106,40 @@ class QuantizedAudioDataset:
             context_len=context_len,
             pad_len=pad_len,
         )
+        check_choice("on_error", on_error, ("raise", "skip"))
         names = take_range(list_sounds(path), ratio_min, ratio_max, os.fspath(path))
-        self.files = read_headers(path, names)
-        self._reader = SoundReader(self.files, target_sr)
+        self._begin(read_headers(path, names, on_error), on_error)
+
+    @classmethod
+    def of_files(
+        cls, files: SoundFiles, form: SampleForm, on_error: Literal["raise", "skip"] = "raise"
+    ) -> QuantizedAudioDataset:
+        """Make a dataset of files whose headers have been read.
+
+        Args:
+            files: the files.
+            form: what a sample is.
+            on_error: for the loader.
+
+        Raises:
+            ConfigError: there is no segment in the files.
+            BadMedia: all the files are broken.
+        """
+        dataset = cls.__new__(cls)
+        dataset.form = form
+        dataset._begin(files, on_error)
+        return dataset
+
+    def _begin(self, files: SoundFiles, on_error: Literal["raise", "skip"]) -> None:
+        refuse_none_left(files)
+        self.files = files
+        self.on_error = on_error
+        self._reader = SoundReader(files, self.form.target_sr)
         self._cut()
         if not len(self):
             raise ConfigError(
-                f"none of the {len(names)} files in {os.fspath(path)} has {sample_len:,} frames: choose a smaller "
-                "sample_len, or drop_tail=False"
+                f"none of {len(files.names)} files in {files.folder} has {self.form.sample_len:,} frames: choose a "
+                "smaller sample_len, or drop_tail=False"
             )
 
     def _cut(self) -> None:
@@ -130,6 +169,11 @@ class QuantizedAudioDataset:
         """The code of silence, which stands before the first one; 0.0 if nothing is quantized."""
         return self.form.zero
 
+    @property
+    def broken(self) -> tuple[BrokenSound, ...]:
+        """The files that were left out because they are no sounds, each with its `name`, `reason` and `message`."""
+        return self.files.broken
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """Frames of every segment, int64 [len(self)]."""
@@ -147,9 +191,10 @@ class QuantizedAudioDataset:
 
     def __repr__(self) -> str:
         what = f"{str(self.files.folder)!r}, bits={self.form.bits}, quantization={self.form.quantization!r}"
+        broken = f"; {len(self.broken):,} broken files left out" if self.broken else ""
         return (
             f"{type(self).__name__}({what}, sample_len={self.form.sample_len}: {len(self):,} samples of "
-            f"{len(self.files.names):,} files)"
+            f"{len(self.files.names):,} files{broken})"
         )
 
     def __getitem__(self, index: int) -> Any:
@@ -247,7 +292,7 @@ class QuantizedAudioDataset:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"form": self.form, "files": self.files, "_reader": self._reader}
+        return {"form": self.form, "files": self.files, "on_error": self.on_error, "_reader": self._reader}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Headers travel, open files do not.

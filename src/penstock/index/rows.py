@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -166,9 +167,40 @@ def map_rows(path: str) -> BatchRows:
     Raises:
         ObjectMissing, BadBlock: see `MappedRows`.
     """
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(path, "r"))
+    with _reported(path):
+        reader = _mapped(path)
         return BatchRows.of(reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)])
+
+
+def map_batches(path: str) -> Callable[[int], pa.RecordBatch]:
+    """Map an Arrow file of many batches, of which nothing is looked at before it is needed.
+
+    Returns:
+        Gives the batch of a number; may be called from any thread.
+
+    Raises:
+        ObjectMissing, BadBlock: see `MappedRows`; the second by the function returned too.
+    """
+    with _reported(path):
+        reader = _mapped(path)
+        # What all batches share is read with the first: from then on nothing is changed by reading.
+        reader.get_batch(0)
+
+    def batch(number: int) -> pa.RecordBatch:
+        with _reported(path):
+            return reader.get_batch(number)
+
+    return batch
+
+
+def _mapped(path: str) -> pa.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(path, "r"))
+
+
+@contextmanager
+def _reported(path: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise ObjectMissing(f"{path} does not exist") from error
     except (pa.ArrowException, OSError) as error:

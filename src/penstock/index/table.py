@@ -25,7 +25,7 @@ from penstock.index.sql import run_query
 from penstock.plan.permutation import permute
 from penstock.seeds import key as seed_key
 from penstock.store.urls import redact
-from penstock.types import check_int
+from penstock.types import check_int, check_number
 
 _TAKEN = 1 << 16
 
@@ -211,9 +211,7 @@ class Index:
         if count is not None:
             check_int("val_count", count, minimum=0)
             return min(count, len(self))
-        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 <= ratio <= 1:
-            raise ConfigError(f"val_ratio must be a number from 0 to 1, got {ratio!r}")
-        return int(len(self) * ratio)
+        return int(len(self) * check_number("val_ratio", ratio, maximum=1))
 
     def save(self, url: str | os.PathLike[str], **storage_options: Any) -> None:
         """Write the index to one Arrow file, which `open_index` opens and anything that knows Arrow reads.

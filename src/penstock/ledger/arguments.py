@@ -9,7 +9,7 @@ from pathlib import Path
 from penstock.errors import ConfigError
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.sqlite import SqliteLedger
-from penstock.types import check_int
+from penstock.types import check_int, check_number
 
 
 def opened(state_file: str | os.PathLike[str] | Ledger) -> tuple[Ledger, Path | None]:
@@ -31,9 +31,7 @@ def check_name(name: str, value: object) -> str:
 
 def check_lease(lease_s: object) -> float:
     """Give the length of a lease, if it is one."""
-    if isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not 0 < lease_s < float("inf"):
-        raise ConfigError(f"lease_s must be a number of seconds above 0, got {lease_s!r}")
-    return float(lease_s)
+    return check_number("lease_s", lease_s, above=0, unit="seconds")
 
 
 def check_gpu_id(gpu_id: object) -> int | str:

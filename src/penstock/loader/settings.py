@@ -14,7 +14,7 @@ from penstock.errors import ConfigError
 from penstock.plan.order import GlobalShuffle, LengthBuckets, Order, Sequential, WindowShuffle
 from penstock.plan.plan import Remainder
 from penstock.plan.weighted import WeightedChunks
-from penstock.types import check_choice, check_int
+from penstock.types import check_choice, check_int, check_number
 
 MAX_AUTO_THREADS = 8
 MAX_TIMEOUT_S = 1_000_000
@@ -242,12 +242,7 @@ def check_collate(collate: Any) -> None:
 
 def check_timeout(timeout: Any) -> float:
     """Return a deadline in seconds."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MAX_TIMEOUT_S:
-        raise ConfigError(
-            f"timeout must be a number of seconds above 0 and up to {MAX_TIMEOUT_S}, got {timeout!r}: every wait has a "
-            "deadline"
-        )
-    return float(timeout)
+    return check_number("timeout", timeout, above=0, maximum=MAX_TIMEOUT_S, unit="seconds")
 
 
 def _is_iterable_dataset(dataset: Any) -> bool:

@@ -27,7 +27,7 @@ from penstock.prep.parquet_pair import ParquetPair
 from penstock.progress import Meter
 from penstock.seeds import key
 from penstock.store.urls import parse_url, redact
-from penstock.types import check_int
+from penstock.types import check_int, check_number
 
 SUFFIX = ".parquet"
 PAGE_ROWS = 10_000
@@ -221,9 +221,7 @@ def _endpoint(name: str, value: Any) -> str | None:
 
 
 def _ratio(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ConfigError(f"{name} must be a number from 0 to below 1, got {value!r}")
-    return float(value)
+    return check_number(name, value, below=1)
 
 
 _CHECKS: dict[str, Check] = {

@@ -35,7 +35,7 @@ from penstock.prep.token_job import (
 )
 from penstock.prep.token_pipeline import Options, Sink, fill
 from penstock.transforms.tokenizer import Tokenizer
-from penstock.types import check_choice, check_int
+from penstock.types import check_choice, check_int, check_number
 
 COMMIT_EVERY_S = 1.0
 _MAX_SOURCES = 1000
@@ -123,8 +123,8 @@ def tokenize(
     check_int("seed", seed, minimum=-(2**63), maximum=2**64 - 1)
     if num_workers is not None:
         check_int("num_workers", num_workers, minimum=1)
-    _check_number("val_fraction", val_fraction, below=1.0)
-    _check_number("commit_every_s", commit_every_s, below=float("inf"))
+    check_number("val_fraction", val_fraction, below=1.0)
+    check_number("commit_every_s", commit_every_s, below=float("inf"))
     passes = plan_passes(source, splits, val_fraction, seed)
     if documents is not None and not any(file.kind == "text" for each in passes for file in each.files):
         raise ConfigError(
@@ -150,11 +150,6 @@ def tokenize(
         folder.mkdir(parents=True, exist_ok=True)
     with lock_folder(folder):
         return _make_all(folder, passes, options, overwrite=overwrite)
-
-
-def _check_number(name: str, value: object, *, below: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
-        raise ConfigError(f"{name} must be a number from 0 to below {below}, got {value!r}")
 
 
 def _make_all(folder: Path, passes: Sequence[Pass], options: Options, *, overwrite: bool) -> dict[str, SplitReport]:

@@ -18,7 +18,7 @@ from functools import partial
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, TypeVar
 
-from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
+from penstock.errors import AccessDenied, ObjectChanged, ObjectMissing, StoreError
 from penstock.store.connection import Given
 from penstock.store.drivers import Driver, meaning
 from penstock.store.listings import walk
@@ -26,6 +26,7 @@ from penstock.store.requests import Patience, Slots, Transient, begin, persist, 
 from penstock.store.side_by_side import read_ranges
 from penstock.store.store import ObjectInfo
 from penstock.store.urls import Place
+from penstock.types import check_number
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
@@ -48,8 +49,7 @@ class BridgeStore:
     def __init__(
         self, place: Place, *, timeout_s: float = TIMEOUT_S, retries: int = Patience().retries, **options: Any
     ) -> None:
-        if not isinstance(timeout_s, int | float) or timeout_s <= 0:
-            raise ConfigError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
+        check_number("timeout_s", timeout_s, above=0, unit="seconds")
         self._place, self._timeout_s, self._patience = place, float(timeout_s), Patience(retries=retries)
         self._given = Given(options)
         self._slots = Slots(CONNECTIONS)

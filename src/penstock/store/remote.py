@@ -25,6 +25,7 @@ from penstock.store.store import ObjectInfo
 from penstock.store.uploads import uploading
 from penstock.store.urls import HTTP, Place
 from penstock.store.web_folders import WebFolders
+from penstock.types import check_number
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
@@ -52,8 +53,7 @@ class RemoteStore:
         headers_may_leave: bool = False,
         **options: Any,
     ) -> None:
-        if not isinstance(timeout_s, int | float) or timeout_s <= 0:
-            raise ConfigError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
+        check_number("timeout_s", timeout_s, above=0, unit="seconds")
         if headers and place.scheme not in (*HTTP, "hf"):
             raise ConfigError(f"headers are for http(s):// and hf://, not for {place.scheme}://")
         given = {

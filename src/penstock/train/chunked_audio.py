@@ -9,7 +9,7 @@ Samples, and batches with their lengths, are the same with rounds and without.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from penstock.datasets.audio_splits import QuantizedAutoregressiveAudio
 from penstock.datasets.quantized_audio import QuantizedAudioDataset
@@ -65,6 +65,7 @@ class ChunkedQuantizedAutoregressiveAudio(QuantizedAutoregressiveAudio, ChunkedS
         drop_last: another name of `drop_tail`. For batches, give it to `train_dataloader`.
         train_chunk_size: see `ChunkedSequenceDataset`.
         val_chunk_size: see `ChunkedSequenceDataset`.
+        on_error: "raise" or "skip". Loaders in rounds have it too; a torch DataLoader raises what fails in it.
         **options: of the loaders, as `ChunkedSequenceDataset` takes them.
 
     Raises:
@@ -87,6 +88,7 @@ class ChunkedQuantizedAutoregressiveAudio(QuantizedAutoregressiveAudio, ChunkedS
         drop_last: bool | None = None,
         train_chunk_size: int | None = None,
         val_chunk_size: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
         **options: Any,
     ) -> None:
         QuantizedAutoregressiveAudio.__init__(
@@ -102,6 +104,7 @@ class ChunkedQuantizedAutoregressiveAudio(QuantizedAutoregressiveAudio, ChunkedS
             context_len,
             pad_len,
             drop_last=drop_last,
+            on_error=on_error,
         )
         ChunkedSequenceDataset.__init__(self, train_chunk_size, val_chunk_size, **options)
 

@@ -10,8 +10,8 @@ out of range is an error that names the file, the line and what to write.
 
 from __future__ import annotations
 
-import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.formats.settings import Check, check_flag, read_settings
-from penstock.types import check_int
+from penstock.types import check_int, check_number
 
 CHUNK_THRESHOLD = 10_000
 """Tokens above which a sequence is called long: what to give as `chunk_threshold` where nothing else is known."""
@@ -96,13 +96,9 @@ def _positive(name: str, value: Any) -> float:
     """Return a finite number above 0."""
     # YAML 1.1 takes `1e-3`, which has no dot, for text.
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             value = float(value)
-        except ValueError:
-            raise ConfigError(f"{name} must be a number above 0, got {value!r}") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a number above 0, got {value!r}")
-    return float(value)
+    return check_number(name, value, above=0)
 
 
 def _optional_count(name: str, value: Any) -> Any:

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from penstock.errors import ConfigError
 from penstock.train.carry import Held
-from penstock.types import check_int
+from penstock.types import check_int, check_number
 
 LossFn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -120,7 +120,7 @@ def recommend_chunk_size(vram_gb: float) -> int:
     >>> [recommend_chunk_size(gb) for gb in (5, 10, 16, 20, 24, 80)]
     [512, 1024, 1024, 2048, 4096, 4096]
     """
-    size = _checked_gb("vram_gb", vram_gb)
+    size = check_number("vram_gb", vram_gb, above=0, unit="gigabytes")
     if size >= 24:
         return 4096
     if size >= 20:
@@ -137,7 +137,7 @@ def recommend_dataset_chunk_size(ram_gb: float) -> int:
     >>> [recommend_dataset_chunk_size(gb) for gb in (8, 16, 32, 48, 64)]
     [1250, 2500, 4000, 4000, 8000]
     """
-    size = _checked_gb("ram_gb", ram_gb)
+    size = check_number("ram_gb", ram_gb, above=0, unit="gigabytes")
     if size >= 64:
         return 8000
     return 4000 if size >= 32 else max(1, int(2500 * min(1, size / 16)))
@@ -169,12 +169,6 @@ class _Losses:
         values = torch.stack(self._parts) if self._keep_graphs else self._values
         assert values is not None
         return values.sum()
-
-
-def _checked_gb(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a number of gigabytes above 0, got {value!r}")
-    return value
 
 
 def _checked_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:

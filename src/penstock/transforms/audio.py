@@ -20,8 +20,8 @@ from penstock.transforms.audio_crop import BY_LENGTH, BY_LOUDNESS
 from penstock.transforms.audio_source import open_audio
 from penstock.transforms.clips import decode_clip
 from penstock.transforms.media import describe
-from penstock.transforms.media_options import check_above_0, check_crop
-from penstock.types import check_choice, check_int
+from penstock.transforms.media_options import check_crop
+from penstock.types import check_choice, check_int, check_number
 
 CROPS = (*BY_LENGTH, *BY_LOUDNESS)
 
@@ -78,8 +78,9 @@ class DecodeAudio:
             check_int("frames", self.frames, minimum=1)
         if self.frames is not None and self.seconds is not None:
             raise ConfigError("give the length of a crop as seconds or as frames, not both")
-        check_above_0("seconds", self.seconds)
-        check_above_0("max_seconds", self.max_seconds)
+        for name in ("seconds", "max_seconds"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0, unit="seconds")
         check_crop(self.crop, self.offset, self.short, allowed=CROPS)
         check_choice("quality", self.quality, ("QQ", "LQ", "MQ", "HQ", "VHQ"))
         if self.crop != "start" and self.frames is None and self.seconds is None:

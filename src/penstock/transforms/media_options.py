@@ -39,9 +39,3 @@ def check_crop(
     check_choice("short", short, ("pad", "keep", "error"))
     if crop != "start" and offset != 0:
         raise ConfigError(f'offset says where crop="start" begins, crop={crop!r} chooses for itself')
-
-
-def check_above_0(name: str, value: float | None) -> None:
-    """Refuse lengths of time that are none."""
-    if value is not None and not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be above 0, got {value!r}")

@@ -15,11 +15,11 @@ from penstock.errors import ConfigError
 from penstock.transforms.clips import decode_clip
 from penstock.transforms.image_shapes import FITS, Fit, Size, check_size
 from penstock.transforms.media import MAX_PIXELS
-from penstock.transforms.media_options import check_above_0, check_crop
+from penstock.transforms.media_options import check_crop
 from penstock.transforms.video_clip import Clip, read_clip
 from penstock.transforms.video_frame import METHODS
 from penstock.transforms.video_source import VideoSource
-from penstock.types import check_choice, check_int
+from penstock.types import check_choice, check_int, check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,9 @@ class DecodeVideo:
         for name in ("frames", "threads", "max_frames", "max_pixels"):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), minimum=1)
-        check_above_0("fps", self.fps)
-        check_above_0("max_seconds", self.max_seconds)
+        for name in ("fps", "max_seconds"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
         check_crop(self.crop, self.offset, self.short)
         check_choice("method", self.method, METHODS)
         check_choice("fit", self.fit, FITS)
