@@ -100,6 +100,25 @@ def test_a_setup_that_fails_may_be_tried_again(tmp_path):
     assert data.dataset_test.files.names == ("4.wav",)
 
 
+def test_broken_files_of_all_parts_are_told_at_once_or_left_out_of_their_parts(tmp_path):
+    write_files(tmp_path, 25)
+    for number in (2, 22, 24):
+        (tmp_path / f"{number}.wav").write_bytes(b"no sound")
+    with pytest.raises(BadMedia, match=r"^3 of the 25 sound files(?s:.*)/2\.wav(?s:.*)/22\.wav(?s:.*)/24\.wav"):
+        QuantizedAutoregressiveAudio(tmp_path, sample_len=100).setup()
+    data = QuantizedAutoregressiveAudio(tmp_path, sample_len=100, on_error="skip")
+    with pytest.raises(BadMedia, match=r"^none of the 1 sound files(?s:.*)/22\.wav"):  # all there is for validation
+        data.setup()
+    soundfile.write(tmp_path / "22.wav", np.linspace(-0.5, 0.5, 272), 8000)
+    data.setup()
+    parts = (data.dataset_train, data.dataset_val, data.dataset_test)
+    assert [name for part in parts for name in part.files.names] == [f"{n}.wav" for n in range(25) if n not in (2, 24)]
+    assert [part.files.names[0] for part in parts] == ["0.wav", "22.wav", "23.wav"]  # where they were with all whole
+    assert [[one.name for one in part.broken] for part in parts] == [["2.wav"], [], ["24.wav"]]
+    assert [(one.name, one.reason) for one in data.broken] == [("2.wav", "not-audio"), ("24.wav", "not-audio")]
+    assert {part.on_error for part in parts} == {"skip"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -108,6 +127,7 @@ def test_a_setup_that_fails_may_be_tried_again(tmp_path):
         ({"train_percentage": 1.0}, "train_percentage"),
         ({"train_percentage": "most"}, "train_percentage, 0.88 for 88 %, must be a number"),
         ({"bits": 0}, "bits"),
+        ({"on_error": "ignore"}, "on_error must be one of 'raise', 'skip'; got 'ignore'"),
         ({"sample_len": -1}, "sample_len"),
         ({"quantization": "a-law"}, "quantization"),
         ({"drop_tail": True, "drop_last": False}, "drop_last"),

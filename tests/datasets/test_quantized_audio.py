@@ -15,7 +15,15 @@ import soundfile
 import soxr
 import torch
 
-from penstock import BadMedia, ConfigError, ObjectChanged, ObjectMissing, QuantizedAudioDataset, StreamingDataLoader
+from penstock import (
+    BadMedia,
+    ConfigError,
+    ObjectChanged,
+    ObjectMissing,
+    QuantizedAudioDataset,
+    StoreError,
+    StreamingDataLoader,
+)
 from penstock.datasets.audio_reading import MAX_OPEN
 from penstock.seeds import rng
 from penstock.testing import (
@@ -255,16 +263,90 @@ def test_an_unreadable_file_is_named(tmp_path, spoil):
     assert caught.value.path == str(tmp_path / "7.wav")
 
 
-def test_of_several_unreadable_files_the_first_is_named_and_the_others_are_counted(tmp_path):
+def test_all_unreadable_files_are_told_at_once(tmp_path):
     for number in range(100):
-        text(tmp_path / f"{number}.wav") if number % 10 == 3 else write(tmp_path / f"{number}.wav", 50)
-    with pytest.raises(BadMedia, match=r"/3\.wav") as caught:
-        QuantizedAudioDataset(tmp_path)
-    assert caught.value.__notes__ == [f"9 more of the 100 files in {tmp_path} cannot be read"]
+        text(tmp_path / f"{number}.wav") if number % 8 == 3 else write(tmp_path / f"{number}.wav", 50)
     (tmp_path / "0.wav").unlink()
     (tmp_path / "0.wav").symlink_to(tmp_path / "gone")
-    with pytest.raises(ObjectMissing, match=r"/0\.wav"):
+    with pytest.raises(BadMedia) as caught:
         QuantizedAudioDataset(tmp_path)
+    first, *lines, more, advice = str(caught.value).splitlines()
+    assert first == f"14 of the 100 sound files in {tmp_path} cannot be read:"
+    assert lines[0].strip() == f"there is no file {tmp_path}/0.wav"
+    assert [line.split()[0] for line in lines[1:]] == [f"{tmp_path}/{number}.wav" for number in range(3, 75, 8)]
+    assert more.strip() == "and 4 more"
+    assert 'on_error="skip"' in advice
+
+
+def test_broken_files_can_be_left_out_and_are_listed_by_reason(tmp_path):
+    for number in range(8):
+        write(tmp_path / f"{number}.wav", 250, seed=number)
+    whole = QuantizedAudioDataset(tmp_path, sample_len=100)
+    text(tmp_path / "1.wav")
+    cut_off(tmp_path / "3.wav")
+    no_frames(tmp_path / "4.wav")
+    (tmp_path / "6.wav").unlink()
+    (tmp_path / "6.wav").symlink_to(tmp_path / "gone")
+    data = QuantizedAudioDataset(tmp_path, sample_len=100, on_error="skip")
+    assert data.files.names == ("0.wav", "2.wav", "5.wav", "7.wav")
+    assert [(one.name, one.reason) for one in data.broken] == [
+        ("1.wav", "not-audio"),
+        ("3.wav", "truncated"),
+        ("4.wav", "empty"),
+        ("6.wav", "ObjectMissing"),
+    ]
+    assert all(str(tmp_path / one.name) in one.message for one in data.broken)
+    assert "12 samples of 4 files; 4 broken files left out" in repr(data)
+    wanted = [whole[index][1] for file in (0, 2, 5, 7) for index in range(3 * file, 3 * file + 3)]
+    assert all(torch.equal(y, other) for (_, y), other in zip(data, wanted, strict=True))
+    copy = pickle.loads(pickle.dumps(data))
+    assert (copy.broken, copy.on_error, copy.fingerprint) == (data.broken, "skip", data.fingerprint)
+
+
+def test_the_fingerprint_says_which_files_are_left_and_not_how_they_were_chosen(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"{number}.wav", 250, seed=number)
+    data, strict = (QuantizedAudioDataset(tmp_path, on_error=on_error) for on_error in ("skip", "raise"))
+    assert data.fingerprint == strict.fingerprint
+    assert data.broken == strict.broken == ()
+    text(tmp_path / "1.wav")
+    skipped = QuantizedAudioDataset(tmp_path, on_error="skip").fingerprint
+    assert skipped != data.fingerprint
+    (tmp_path / "1.wav").unlink()
+    assert QuantizedAudioDataset(tmp_path).fingerprint == skipped
+
+
+def test_a_range_of_ratios_is_of_all_files_broken_or_not(tmp_path):
+    for number in range(4):
+        write(tmp_path / f"{number}.wav", 250)
+    text(tmp_path / "0.wav")
+    assert QuantizedAudioDataset(tmp_path, ratio_max=0.5, on_error="skip").files.names == ("1.wav",)
+    with pytest.raises(BadMedia, match=r"none of the 1 sound files in .*:\n  .*/0\.wav"):
+        QuantizedAudioDataset(tmp_path, ratio_max=0.25, on_error="skip")
+
+
+def test_a_file_that_others_may_be_able_to_read_is_never_left_out(tmp_path):
+    write(tmp_path / "0.wav", 250)
+    text(tmp_path / "1.wav")
+    (tmp_path / "2.wav").symlink_to("/proc/self/mem")  # opens, and fails to be read: as a bad disk does
+    with pytest.raises(StoreError, match=r"^1 of the 3 sound files in .*:\n  /.*2\.wav cannot be read") as caught:
+        QuantizedAudioDataset(tmp_path, on_error="skip")
+    assert not isinstance(caught.value, ObjectMissing)
+
+
+def test_a_loader_skips_what_fails_to_decode_where_the_dataset_skips(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"{number}.flac", 40_000, seed=number)
+    data = (tmp_path / "1.flac").read_bytes()
+    (tmp_path / "1.flac").write_bytes(data[: len(data) // 2])  # the header is whole
+    dataset = QuantizedAudioDataset(tmp_path, sample_len=10_000, on_error="skip")
+    assert len(dataset) == 12
+    with StreamingDataLoader(dataset, 4, num_workers=0) as loader:
+        rows = sum(len(y) for _, y, _ in loader)
+        assert 8 <= rows < 12
+        assert sum(loader.stats.skipped.values()) == 12 - rows
+    with pytest.raises(ConfigError, match="on_error='substitute' contradicts QuantizedAudioDataset's on_error='skip'"):
+        StreamingDataLoader(dataset, 4, on_error="substitute")
 
 
 def test_values_that_are_not_finite_are_refused_where_they_are_read(tmp_path):
@@ -297,6 +379,7 @@ def test_a_bad_segment_is_left_out_and_the_others_of_its_batch_are_not(tmp_path)
         ({"bits": 8.0}, "bits"),
         ({"sample_len": 0}, "sample_len must be an integer >= 1, got 0"),
         ({"sample_len": 10.5}, "sample_len"),
+        ({"on_error": "substitute"}, "on_error must be one of 'raise', 'skip'; got 'substitute'"),
         ({"target_sr": 0}, "target_sr"),
         ({"quantization": "mulaw"}, "quantization must be one of 'linear', 'mu-law', None; got 'mulaw'"),
         ({"return_type": "plain"}, "return_type must be one of 'autoregressive', None"),

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from penstock import (
+    BadMedia,
     ChunkedQuantizedAudioDataset,
     ChunkedQuantizedAutoregressiveAudio,
     ChunkedSequenceDataset,
@@ -130,6 +131,23 @@ def test_a_module_trains_on_sound_as_its_configuration_says(folder):
     assert [metrics["round"] for metrics in found] == [0, 1, 2, 3]
     assert found[-1]["train_loss"] < found[0]["train_loss"]
     assert len(model.val_dataloader()) == 1
+
+
+def test_broken_files_are_left_out_of_rounds_as_well(tmp_path, folder):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "3.wav").write_bytes(b"no sound")
+    whole = ChunkedQuantizedAudioDataset(tmp_path, sample_len=30, chunk_size=9, on_error="skip")
+    assert [one.name for one in whole.broken] == ["3.wav"]
+    loader = whole.dataloader(batch_size=3)
+    assert len({row for batch in loader for row in rows(batch)}) == 27
+    with pytest.raises(ConfigError, match="contradicts ChunkedQuantizedAudioDataset's on_error='skip'"):
+        whole.dataloader(batch_size=3, on_error="substitute")
+    parts = ChunkedQuantizedAutoregressiveAudio(tmp_path, sample_len=30, train_chunk_size=2, on_error="skip")
+    assert sum(len(batch[0]) for batch in parts.train_dataloader(batch_size=4)) == 8
+    assert [one.name for one in parts.broken] == ["3.wav"]
+    with pytest.raises(BadMedia, match=r"3\.wav"):
+        ChunkedQuantizedAutoregressiveAudio(tmp_path, sample_len=30, train_chunk_size=2).train_dataloader()
 
 
 def test_a_size_survives_the_way_to_another_process_and_a_wrong_one_is_refused(folder):

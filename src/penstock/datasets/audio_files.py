@@ -178,7 +178,7 @@ def refuse_none_left(files: SoundFiles) -> None:
     """Raise BadMedia if all the files are broken."""
     if not files.names:
         messages = [one.message for one in files.broken]
-        what = f"none of {len(messages):,} sound files in {files.folder} can be read"
+        what = f"none of the {len(messages):,} sound files in {files.folder} can be read"
         raise BadMedia(_listed(what, messages), path=str(files.folder), reason=files.broken[0].reason)
 
 
@@ -209,7 +209,9 @@ def _is_broken(error: PenstockError) -> bool:
 
 def _refusal(base: Path, count: int, errors: Sequence[PenstockError], on_error: str) -> PenstockError:
     """Make one error of those of several files."""
-    text = _listed(f"{len(errors):,} of {count:,} sound files in {base} cannot be read", [str(one) for one in errors])
+    text = _listed(
+        f"{len(errors):,} of the {count:,} sound files in {base} cannot be read", [str(one) for one in errors]
+    )
     if on_error == "skip":
         text += '\non_error="skip" leaves out what is no sound; these may be, so see that they can be read'
     elif any(_is_broken(error) for error in errors):

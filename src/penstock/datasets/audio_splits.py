@@ -9,7 +9,7 @@ from typing import Literal
 
 from penstock.datasets.audio_files import BrokenSound, list_sounds, read_headers
 from penstock.datasets.audio_samples import SampleForm, drops_tail
-from penstock.datasets.quantized_audio import QuantizedAudioDataset
+from penstock.datasets.quantized_audio import QuantizedAudioDataset, dataset_of
 from penstock.errors import ConfigError
 from penstock.types import check_choice, check_number
 
@@ -20,8 +20,8 @@ class QuantizedAutoregressiveAudio:
     """A folder of sound files in three parts, training, validation and test, each a `QuantizedAudioDataset`.
 
     Of n files in natural order the first floor(train_percentage · n) are for training; of the rest one half is for
-    validation and the other for testing, which gets the odd one. No part is left empty. Which part a file is in does not
-    depend on what else is broken.
+    validation and the other for testing, which gets the odd one. No part is left empty. Which part a file is in does
+    not depend on what else is broken.
 
     Args:
         path: the folder.
@@ -100,8 +100,8 @@ class QuantizedAutoregressiveAudio:
         """List the folder and read the headers of its files; once.
 
         Raises:
-            ConfigError, ObjectMissing, BadMedia, StoreError: as `QuantizedAudioDataset`; the folder has fewer than three
-                files, or a part has none that is not broken.
+            ConfigError, ObjectMissing, BadMedia, StoreError: as `QuantizedAudioDataset`; the folder has fewer than
+                three files, or all those of a part are broken.
         """
         if self.dataset_train is not None:
             return
@@ -109,7 +109,7 @@ class QuantizedAutoregressiveAudio:
         train, val = split_counts(len(names), self.train_percentage, os.fspath(self.path))
         files = read_headers(self.path, names, self.on_error)
         parts = [
-            QuantizedAudioDataset.of_files(files.among(names[start:stop]), self.form, self.on_error)
+            dataset_of(files.among(names[start:stop]), self.form, self.on_error)
             for start, stop in pairwise((0, train, train + val, len(names)))
         ]
         self.broken = files.broken

@@ -110,26 +110,6 @@ class QuantizedAudioDataset:
         names = take_range(list_sounds(path), ratio_min, ratio_max, os.fspath(path))
         self._begin(read_headers(path, names, on_error), on_error)
 
-    @classmethod
-    def of_files(
-        cls, files: SoundFiles, form: SampleForm, on_error: Literal["raise", "skip"] = "raise"
-    ) -> QuantizedAudioDataset:
-        """Make a dataset of files whose headers have been read.
-
-        Args:
-            files: the files.
-            form: what a sample is.
-            on_error: for the loader.
-
-        Raises:
-            ConfigError: there is no segment in the files.
-            BadMedia: all the files are broken.
-        """
-        dataset = cls.__new__(cls)
-        dataset.form = form
-        dataset._begin(files, on_error)
-        return dataset
-
     def _begin(self, files: SoundFiles, on_error: Literal["raise", "skip"]) -> None:
         refuse_none_left(files)
         self.files = files
@@ -138,7 +118,7 @@ class QuantizedAudioDataset:
         self._cut()
         if not len(self):
             raise ConfigError(
-                f"none of {len(files.names)} files in {files.folder} has {self.form.sample_len:,} frames: choose a "
+                f"none of the {len(files.names)} files in {files.folder} has {self.form.sample_len:,} frames: choose a "
                 "smaller sample_len, or drop_tail=False"
             )
 
@@ -298,3 +278,21 @@ class QuantizedAudioDataset:
         # Headers travel, open files do not.
         self.__dict__.update(state)
         self._cut()
+
+
+def dataset_of(files: SoundFiles, form: SampleForm, on_error: Literal["raise", "skip"]) -> QuantizedAudioDataset:
+    """Make a dataset of files whose headers have been read.
+
+    Args:
+        files: the files.
+        form: what a sample is.
+        on_error: for the loader.
+
+    Raises:
+        ConfigError: there is no segment in the files.
+        BadMedia: all the files are broken.
+    """
+    dataset = QuantizedAudioDataset.__new__(QuantizedAudioDataset)
+    dataset.form = form
+    dataset._begin(files, on_error)
+    return dataset
