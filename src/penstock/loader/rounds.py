@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError
 from penstock.loader.round_policy import RoundPolicy
-from penstock.plan.permutation import MAX_RANGE
-from penstock.plan.rounds import check_boundary
+from penstock.plan.rounds import check_boundary, check_round_size
 from penstock.types import check_choice, check_int
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def check_round_batches(round_batches: Any) -> int | RoundPolicy:
     if callable(round_batches):
         policy: RoundPolicy = round_batches
         return policy
-    return check_int("round_batches, unless it is a policy,", round_batches, minimum=1, maximum=MAX_RANGE)
+    return check_round_size("round_batches, unless it is a policy,", round_batches)
 
 
 def choose_boundary(round_batches: int | RoundPolicy, drop_last: Any, remainder: Any, shuffle: Any) -> str:

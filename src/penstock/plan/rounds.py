@@ -29,6 +29,11 @@ Boundary = Literal["carry", "short", "pad", "wrap", "drop"]
 BOUNDARIES = ("carry", "short", "pad", "drop")
 
 
+def check_round_size(name: str, size: object) -> int:
+    """Return the size of a round, in batches or samples, if it is an integer from 1 to 2**62."""
+    return check_int(name, size, minimum=1, maximum=MAX_RANGE)
+
+
 def check_boundary(name: str, boundary: object) -> Literal["carry", "short", "pad", "drop"]:
     """Return the boundary that a word means, else raise ConfigError."""
     check_choice(name, boundary, (*BOUNDARIES, "wrap"))

@@ -10,8 +10,7 @@ from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.loader.loader import StreamingDataLoader
-from penstock.plan.permutation import MAX_RANGE
-from penstock.plan.rounds import Boundary, check_boundary
+from penstock.plan.rounds import Boundary, check_boundary, check_round_size
 from penstock.types import check_int
 
 MEANT_FOR_TORCH: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -80,7 +79,7 @@ class ChunkedDataLoader(StreamingDataLoader):
         boundary: Boundary = "carry",
         **dataloader_kwargs: Any,
     ) -> None:
-        check_int("chunk_size, in batches,", chunk_size, minimum=1, maximum=MAX_RANGE)
+        check_round_size("chunk_size, in batches,", chunk_size)
         super().__init__(
             dataset,
             check_int("batch_size, with a chunk_size,", batch_size, minimum=1),

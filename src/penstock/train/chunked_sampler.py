@@ -17,7 +17,7 @@ from penstock.loader.world import WorldOnce
 from penstock.plan.order import GlobalShuffle, Order, Sequential
 from penstock.plan.permutation import MAX_RANGE
 from penstock.plan.plan import Plan, places_beyond
-from penstock.plan.rounds import Boundary, Rounds, WithinRounds, check_boundary
+from penstock.plan.rounds import Boundary, Rounds, WithinRounds, check_boundary, check_round_size
 from penstock.types import World, check_choice, check_int
 
 STATE_VERSION = 1
@@ -62,7 +62,7 @@ class ChunkedSampler(Sampler[int]):
         world: World | None = None,
     ) -> None:
         size = check_int("dataset_size", dataset_size, minimum=1, maximum=MAX_RANGE)
-        chunk = check_int("chunk_size, in samples,", chunk_size, minimum=1, maximum=MAX_RANGE)
+        chunk = check_round_size("chunk_size, in samples,", chunk_size)
         seed = check_int("seed", seed, minimum=0)
         check_choice("shuffle", shuffle, ("global", "within", False))
         kept = check_boundary("boundary", boundary)
