@@ -81,7 +81,8 @@ class StreamingDataset:
         allow_missing_columns: columns that are named here and are not there are None instead of an error.
         sql_query: SQL (of DuckDB) that selects rows and columns of the table `dataframe`.
         lazy_index_chunk_size: of Parquet, read only how many rows there are at the start, and parts of at least so many
-            rows as they are needed. None: the whole index at the start.
+            rows as they are needed; keys are not checked then, and there is no `sql_query`. None: the whole index at
+            the start.
         lazy_index_num_threads: threads that read such parts.
         lazy_index_prefetch_factor: parts that each of them reads ahead.
         index_cols_to_keep: columns of the index in each sample. None: all.
