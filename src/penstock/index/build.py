@@ -40,7 +40,7 @@ from penstock.index.table import Index
 from penstock.index.text_tables import TextSource
 from penstock.types import check_int
 
-VERSION = 2
+VERSION = 3
 KEY = "index"
 """The column that keys are in unless it is said."""
 _MANIFEST = "index.json"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,17 @@ from penstock.formats.files import store_errors
 from penstock.formats.sources import SourceFile, source_file
 from penstock.index.leading import leading
 from penstock.index.parquet import BATCH_ROWS, open_parquet
-from penstock.index.rows import BatchRows, Row, map_rows, write_batches
+from penstock.index.rows import BatchRows, Row, map_batches, write_batches
 from penstock.index.scan import conform
 from penstock.store.cache_book import boot_of_system
 
 _FILE = "rows.arrow"
 _TIMEOUT_S = 600.0
 _MOST_THREADS = 8
+_LEAST_ROWS = 1 << 11
+_MOST_BATCHES = 1 << 10
+_RELEASED = 8
+"""Row groups between two times that memory which decoding took is given back."""
 
 
 class ParquetRows:
@@ -52,17 +56,18 @@ class ParquetRows:
         self._decoded = self._folder / boot_of_system()
         with open_parquet(file, {}) as table:
             sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
-        batches = [-(-size // BATCH_ROWS) for size in sizes]
+        self._size = batch_rows(sum(sizes))
+        batches = [-(-size // self._size) for size in sizes]
         self._groups = np.repeat(np.arange(len(sizes)), batches)  # [k], the row group of each batch
         self._first = np.cumsum([0, *batches])  # [g + 1], the first batch of each row group
         ends = np.cumsum(
-            [min(BATCH_ROWS, size - at) for size in sizes for at in range(0, size, BATCH_ROWS)], dtype=np.int64
+            [min(self._size, size - at) for size in sizes for at in range(0, size, self._size)], dtype=np.int64
         )
         if count is not None:
             ends = np.minimum(ends, count)
             ends = ends[: int(np.searchsorted(ends, count)) + 1]
         self._rows = BatchRows(schema, ends, self._batch)
-        self._mapped: dict[int, Sequence[pa.RecordBatch]] = {}
+        self._mapped: dict[int, Callable[[int], pa.RecordBatch]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.file, self.schema, self._folder, self._count)
@@ -124,7 +129,7 @@ class ParquetRows:
 
     def _batch(self, number: int) -> pa.RecordBatch:
         group = int(self._groups[number])
-        return self._map(group)[number - int(self._first[group])]
+        return self._map(group)(number - int(self._first[group]))
 
     def _decode(self, groups: list[int]) -> None:
         """Decode row groups side by side."""
@@ -136,13 +141,13 @@ class ParquetRows:
         elif groups:
             self._map(groups[0])
 
-    def _map(self, group: int) -> Sequence[pa.RecordBatch]:
+    def _map(self, group: int) -> Callable[[int], pa.RecordBatch]:
         found = self._mapped.get(group)
         if found is None:
             path = self._decoded / f"{group:05d}" / _FILE
             if not path.exists():
                 self._write(group, path)
-            found = self._mapped[group] = map_rows(str(path)).batches
+            found = self._mapped[group] = map_batches(str(path))
         return found
 
     def _write(self, group: int, path: Path) -> None:
@@ -159,10 +164,13 @@ class ParquetRows:
             with open_parquet(self.file, {}) as table:
                 names = [name for name in table.schema_arrow.names if name in self.schema.names]
                 batches = table.iter_batches(
-                    batch_size=BATCH_ROWS, row_groups=[group], columns=names, use_threads=False
+                    batch_size=self._size, row_groups=[group], columns=names, use_threads=False
                 )
-                even = (conform(batch, self.schema) for batch in _evenly(batches))
+                even = (conform(batch, self.schema) for batch in _evenly(batches, self._size))
                 write_batches(path, self.schema, even, synced=False)
+            if not group % _RELEASED:
+                # Each costs pages that are to be zeroed again, none at all memory of its own for every row group.
+                pa.default_memory_pool().release_unused()
             if source_file(self.file.path).signature[1:] != self.file.signature[1:]:
                 path.unlink()
                 raise ObjectChanged(
@@ -170,18 +178,30 @@ class ParquetRows:
                 )
 
 
-def _evenly(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def batch_rows(count: int) -> int:
+    """Give the rows of each batch that row groups are decoded to: few, but not too many batches.
+
+    Of a few columns they lie within a few hundred kilobytes. What is decoded is written while the processor's cache
+    still has it, and a row that is read maps few of its neighbours. But of each batch each process knows the columns.
+
+    >>> batch_rows(2_000_000), batch_rows(1_000_000_000)
+    (2048, 16384)
+    """
+    return min(BATCH_ROWS, max(_LEAST_ROWS, 1 << (count // _MOST_BATCHES).bit_length()))
+
+
+def _evenly(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
     """Join batches that are short before the end: a batch's place says which rows it has."""
     waiting = list[pa.RecordBatch]()
     for batch in batches:
-        if not waiting and len(batch) == BATCH_ROWS:
+        if not waiting and len(batch) == size:
             yield batch
             continue
         waiting.append(batch)
-        if sum(map(len, waiting)) >= BATCH_ROWS:
+        if sum(map(len, waiting)) >= size:
             whole = _joined(waiting)
-            yield whole[:BATCH_ROWS]
-            waiting = [whole[BATCH_ROWS:]] if len(whole) > BATCH_ROWS else []
+            yield whole[:size]
+            waiting = [whole[size:]] if len(whole) > size else []
     if waiting:
         yield _joined(waiting)
 

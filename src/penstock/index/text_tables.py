@@ -28,7 +28,7 @@ from penstock.formats.sources import SourceFile
 from penstock.formats.streams import Opener, end_of_last_line, iter_blocks, last_of, open_raw
 from penstock.index.scan import FileSource, TypesWidened, unified
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 EXACT = 1 << 53
 """From here on not every integer is a float."""
 _MOST_THREADS = 8
