@@ -24,18 +24,7 @@ def is_of_this_machine(src: Any, index: Index) -> bool:
     return all(is_local(place) for place in (*places, index.base) if place is not None)
 
 
-def index_of(
-    src: Any,
-    *,
-    folder: str | os.PathLike[str],
-    columns: Sequence[str],
-    sql_query: str | None,
-    max_size: int | None,
-    allow_missing_columns: bool,
-    lazy_index_chunk_size: int | None,
-    storage_options: Mapping[str, Any],
-    **options: Any,
-) -> Index:
+def index_of(src: Any, *, folder: str | os.PathLike[str], storage_options: Mapping[str, Any], **options: Any) -> Index:
     """Give the index of a source; the arguments are those of `build_index`.
 
     Options of stores are not for a disk: where the index lies on one, they are for what it names.
@@ -44,22 +33,28 @@ def index_of(
         ConfigError: an argument cannot work, or has no meaning for an index that is there.
         PenstockError: see `build_index`.
     """
-    if not isinstance(src, Index):
-        is_local = isinstance(src, str | os.PathLike) and not is_url(os.fspath(src))
-        return build_index(
-            src,
-            folder=folder,
-            columns=columns,
-            sql_query=sql_query,
-            max_size=max_size,
-            allow_missing_columns=allow_missing_columns,
-            lazy_index_chunk_size=lazy_index_chunk_size,
-            storage_options={} if is_local and not os.fspath(src).endswith(".txt") else storage_options,
-            **options,
-        )
+    if isinstance(src, Index):
+        return _selected(src, **options)
+    is_local = isinstance(src, str | os.PathLike) and not is_url(os.fspath(src))
+    # A list of index files may name some in stores.
+    given = {} if is_local and not os.fspath(src).endswith(".txt") else storage_options
+    return build_index(src, folder=folder, storage_options=given, **options)
+
+
+def _selected(
+    index: Index,
+    *,
+    columns: Sequence[str],
+    sql_query: str | None,
+    max_size: int | None,
+    allow_missing_columns: bool,
+    lazy_index_chunk_size: int | None,
+    **_: Any,
+) -> Index:
+    """Choose of an index that is there; what says how one is built has no meaning for it."""
     if lazy_index_chunk_size is not None:
         raise ConfigError("lazy_index_chunk_size says how an index is read, and src is an Index already: leave it out")
-    chosen = src if sql_query is None else src.select(sql_query)
+    chosen = index if sql_query is None else index.select(sql_query)
     if max_size is not None:
         chosen = chosen.take(np.arange(min(check_int("max_size", max_size, minimum=1), len(chosen))))
     missing = [name for name in columns if name not in chosen.columns]
