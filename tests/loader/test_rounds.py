@@ -357,6 +357,36 @@ class TestResuming:
         assert ids_of(plain) == []
         assert ids_of(plain) == list(range(10))
 
+    @pytest.mark.parametrize("shuffle", [False, True])
+    @pytest.mark.parametrize(("size", "batch_size", "round_batches"), [(4, 2, 3), (6, 1, 4), (10, 3, 3), (8, 2, 4)])
+    def test_a_padded_cycle_goes_on_from_everywhere_its_datasets_end_too(
+        self, size, batch_size, round_batches, shuffle
+    ):
+        options = {"remainder": "pad", "shuffle": shuffle}
+        stream = []
+        loader = loader_of(size, batch_size, round_batches, **options)
+        for round_ in loader.rounds(6):
+            stream += [(round_.number, ids_of([batch])) for batch in round_]
+        for done in range(4 * round_batches):
+            loader = loader_of(size, batch_size, round_batches, **options)
+            for _ in itertools.islice(itertools.chain.from_iterable(loader.rounds()), done):
+                pass
+            twin = loader_of(size, batch_size, round_batches, **options)
+            twin.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+            rest = [(round_.number, ids_of([batch])) for round_ in twin.rounds(2) for batch in round_]
+            assert rest == stream[done : done + len(rest)]
+
+    def test_a_padded_cycle_cut_in_other_rounds_goes_on_at_its_datasets_end(self):
+        first = loader_of(8, 2, 2, shuffle=False)
+        for _ in itertools.islice(itertools.chain.from_iterable(first.rounds()), 3):
+            pass
+        loader = loader_of(8, 2, 3, shuffle=False, remainder="pad")
+        loader.load_state_dict(first.state_dict())
+        assert ids_of(loader) == [6, 7]
+        twin = loader_of(8, 2, 3, shuffle=False, remainder="pad")
+        twin.load_state_dict(loader.state_dict())
+        assert [ids_of(twin), ids_of(twin)] == [ids_of(loader), ids_of(loader)] == [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
+
     def test_a_round_under_way_keeps_its_length_and_the_next_has_the_new_one(self):
         loader = loader_of(10, 1, 4, shuffle=False)
         next(iter(loader))

@@ -226,7 +226,8 @@ class RoundPlanned(Planned):
             self._check_within(state)
         cursor = read_state(state, self._order, self._seed, getattr(self._dataset, "fingerprint", None))
         number, done, length, repeats = read_counts(state)
-        if repeats and self._boundary == "pad":
+        if self._boundary == "pad" and "round" in state:
+            # Of states with rounds only those of padded ones stand at their dataset's end or beyond, amid a cycle.
             cursor = Cursor(epoch=cursor.epoch, samples=cursor.samples + repeats)
         else:
             epochs, samples = divmod(cursor.samples, self._order.num_samples)
