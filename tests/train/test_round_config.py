@@ -269,6 +269,58 @@ def test_a_flag_called_train_is_no_section():
     assert (sizes.train_chunk_size, told) == (4, [])
 
 
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"train": {"train_chunk_sise": 5}}, "train.train_chunk_sise=5 … did you mean train.train_chunk_size?"),
+        ({"train": {"vall-chunk-size": 5}}, "train.vall-chunk-size=5 … did you mean train.val_chunk_size?"),
+        ({"train": {"chunk_size_train": 5}}, "train.chunk_size_train=5 … did you mean train.train_chunk_size?"),
+        ({"train": {"chunk_size": 5}}, "train.chunk_size=5 … did you mean train.train_chunk_size?"),
+        ({"train": {"round_batches": 5}}, "train.round_batches=5 … did you mean train.train_chunk_size?"),
+        ({"trian": {"train_chunk_size": 5}}, "trian.train_chunk_size=5 … did you mean train.train_chunk_size?"),
+        ({"training": {"chunk_size": 5}}, "training.chunk_size=5 … did you mean train.train_chunk_size?"),
+        ({"train_chunk_siz": 5}, "train_chunk_siz=5 … did you mean train_chunk_size?"),
+        ({"train.train_chunk_sizes": 5}, "train.train_chunk_sizes=5 … did you mean train.train_chunk_size?"),
+        ({"trainer": {"limit_trian_batches": 5}}, "trainer.limit_trian_batches=5 … mean trainer.limit_train_batches?"),
+        (
+            {"experiment": {"train": {"train_chunk_size": 5}}},
+            "experiment.train.train_chunk_size=5 … mean train.train_chunk_size? Give resolve_rounds what is under exp",
+        ),
+        ({"train": {"train_chunk_size": 5, "val_chunk_sise": 2}}, "val_chunk_sise=2 … did you mean train.val_chunk_"),
+    ],
+)
+def test_what_is_nearly_a_name_changes_nothing_and_is_said(config, text):
+    """In every kind of configuration, for a size that nobody finds switches rounds off."""
+    named = types.SimpleNamespace(
+        **{key: types.SimpleNamespace(**value) if isinstance(value, dict) else value for key, value in config.items()}
+    )
+    for kind in (config, OmegaConf.create(config), named):
+        sizes, [told] = resolve(kind)
+        assert re.search(re.escape(text).replace("…", ".*"), told), told
+        assert (sizes.train_chunk_size, sizes.val_chunk_size, sizes.limit_train_batches) == (
+            config.get("train", {}).get("train_chunk_size"),
+            None,
+            None,
+        )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"train": {"train_batch_size": 5, "val_batch_size": 5, "max_chunk_size": 5, "test_chunk_size": 5}},
+        {"trainer": {"limit_test_batches": 5, "limit_predict_batches": 5, "log_every_n_steps": 5}},
+        {"data": {"chunk_size": 5, "train_files": 5}, "chunk_size": 5, "round_batches": 5},
+        {
+            "train": {"train_chunk_size": 5, "chunk_size": 4096},
+            "data": {"train_chunk_size": "${train.train_chunk_size}"},
+        },
+        {"train": {"train_chunks": "chunks/train", "train_chunk_sise": None}},
+    ],
+)
+def test_what_means_something_else_is_nobodys_business(config):
+    assert resolve(config)[1] == resolve(OmegaConf.create(config))[1] == []
+
+
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "rounds.md"
 
 

@@ -7,39 +7,21 @@
       limit_train_batches: 500     overridden, said once
 
 Law: only a size makes rounds, and where there are rounds no limit applies. What a configuration says in
-another place or by another name is taken as it is meant and a warning tells how to write it, or it is refused.
+another place or by another name is taken as it is meant and a warning tells how to write it, or it is refused; of
+what is only nearly one of the names a warning asks whether it was meant.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from penstock.errors import ConfigError
+from penstock.train.round_names import LIMIT_NAMES, MEANT, SECTIONS, SIZE_NAMES, entries, near_misses, plain
 from penstock.types import check_int
-
-_SIZE_NAMES = ("train_chunk_size", "val_chunk_size")
-_LIMIT_NAMES = ("limit_train_batches", "limit_val_batches")
-_SECTIONS = ("train", "trainer")
-# How else the four are called, whatever is between the words and however they are capitalised.
-_OTHER_NAMES = {
-    "train_chunk_size": ("train_round_batches",),
-    "val_chunk_size": ("valid_chunk_size", "validation_chunk_size", "eval_chunk_size", "val_round_batches"),
-    "limit_train_batches": (),
-    "limit_val_batches": ("limit_valid_batches", "limit_validation_batches", "limit_eval_batches"),
-}
-
-
-def _plain(name: str) -> str:
-    return name.replace("-", "").replace("_", "").lower()
-
-
-_MEANT = {_plain(name): known for known, others in _OTHER_NAMES.items() for name in (known, *others)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +77,8 @@ def resolve_rounds(config: Any) -> RoundSizes:
 
     Warns:
         UserWarning: limits are overridden by a size (one warning, however many); a value stands in another place than
-            the documented one or has another name. The same texts are in the answer's `warnings`.
+            the documented one or has another name; one nearly has one of the names, or stands where nobody looks, and
+            changes nothing. The same texts are in the answer's `warnings`.
 
     Raises:
         ConfigError: a size is no integer from 1 to 2**63 - 1; a limit that would hold is neither a count nor a share;
@@ -107,8 +90,8 @@ def resolve_rounds(config: Any) -> RoundSizes:
     True
     """
     found, sections = _find(config)
-    sizes = [at for at in found if at.name in _SIZE_NAMES]
-    limits = [at for at in found if at.name in _LIMIT_NAMES]
+    sizes = [at for at in found if at.name in SIZE_NAMES]
+    limits = [at for at in found if at.name in LIMIT_NAMES]
     values = _agreed(sizes, partial(check_int, minimum=1, maximum=2**63 - 1))
     notes = _misplaced(sizes, "train" if sections else None)
     if not values:
@@ -119,6 +102,7 @@ def resolve_rounds(config: Any) -> RoundSizes:
         by = " and ".join(at.where for at in sizes)
         what = ", ".join(f"{at.where}={at.value!r}" for at in overridden)
         notes.append(f"{what}: ignored, because {by} makes rounds over the whole of both partitions; leave it out")
+    notes += near_misses(config, {at.name for at in found}, has_sections=sections)
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     return RoundSizes(**values, warnings=tuple(notes))
@@ -128,7 +112,7 @@ def _find(config: Any) -> tuple[list[_Found], bool]:
     """Find every value that is given, and tell whether the configuration has sections."""
     found: list[_Found] = []
     sections = False
-    top = _entries(config)
+    top = entries(config)
     if top is None:
         raise ConfigError(
             f"a configuration must be a mapping, a namespace or a dataclass, got {type(config).__name__}: "
@@ -136,13 +120,13 @@ def _find(config: Any) -> tuple[list[_Found], bool]:
         )
     for key, get in top:
         section, _, rest = key.rpartition(".")
-        if section in _SECTIONS:
+        if section in SECTIONS:
             # `--train.val_chunk_size`, as command lines flatten sections.
             sections = True
             found += _given(section, rest, get)
-        elif key in _SECTIONS and (entries := _entries(get())) is not None:
+        elif key in SECTIONS and (inside := entries(get())) is not None:
             sections = True
-            for name, value in entries:
+            for name, value in inside:
                 found += _given(key, name, value)
         else:
             found += _given(None, key, get)
@@ -151,24 +135,8 @@ def _find(config: Any) -> tuple[list[_Found], bool]:
 
 def _given(section: str | None, key: str, get: Callable[[], Any]) -> Iterator[_Found]:
     """Yield a value if it is one of the four and is given; others are not even looked at."""
-    if (name := _MEANT.get(_plain(key))) is not None and (value := get()) is not None:
+    if (name := MEANT.get(plain(key))) is not None and (value := get()) is not None:
         yield _Found(name=name, key=key, section=section, value=value)
-
-
-def _entries(config: Any) -> list[tuple[str, Callable[[], Any]]] | None:
-    """List what a configuration holds, each with a way to get it; None if it is no kind of configuration.
-
-    Values are got one by one, because getting one of OmegaConf's may fail or look others up.
-    """
-    if config is None or isinstance(config, type | str | bytes | os.PathLike | Sequence) or callable(config):
-        return None
-    if hasattr(config, "keys") and hasattr(config, "__getitem__"):
-        return [(key, partial(config.__getitem__, key)) for key in config.keys() if isinstance(key, str)]  # noqa: SIM118
-    if dataclasses.is_dataclass(config):
-        return [(field.name, partial(getattr, config, field.name)) for field in dataclasses.fields(config)]
-    if hasattr(config, "__dict__"):
-        return [(key, partial(getattr, config, key)) for key in vars(config)]
-    return None
 
 
 def _agreed(found: list[_Found], check: Callable[[str, Any], Any]) -> dict[str, Any]:
