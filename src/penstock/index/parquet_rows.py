@@ -78,7 +78,7 @@ class ParquetRows:
     def rows(self, ids: np.ndarray) -> list[Row]:
         """Read rows as Python values, decoding the row groups that none was read of before; see `Rows`."""
         if len(self._mapped) < len(self._first) - 1:
-            groups = np.unique(self._groups[np.searchsorted(self._rows.ends, ids, "right")])
+            groups = np.flatnonzero(np.bincount(self._groups[np.searchsorted(self._rows.ends, ids, "right")]))
             self._decode([group for group in groups.tolist() if group not in self._mapped])
         return self._rows.rows(ids)
 

@@ -188,7 +188,8 @@ def places_beyond(
     if not carries:
         passes = np.zeros_like(passes)
     ids, epochs, are_own = np.empty_like(offsets), epoch + passes, not passes.any()
-    for further in np.unique(passes).tolist():
+    # Not np.unique, whose first call imports masked arrays, in the middle of a training's first batches.
+    for further in np.flatnonzero(np.bincount(passes.ravel())).tolist():
         chosen = passes == further
         ids[chosen], own = places(order, epoch + further, offsets[chosen])
         if own is not None:

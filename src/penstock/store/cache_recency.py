@@ -242,8 +242,8 @@ class Recency:
         self._reach(int(ids.max()))
         order = np.argsort(ids)
         ids, times = ids[order], times[order]
-        _, starts = np.unique(ids // CHUNK_ENTRIES, return_index=True)
-        for begin, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+        cuts = (np.flatnonzero(np.diff(ids // CHUNK_ENTRIES)) + 1).tolist()
+        for begin, end in zip([0, *cuts], [*cuts, len(ids)], strict=True):
             first, last = int(ids[begin]), int(ids[end - 1])
             size, at = ITEM_BYTES * (last + 1 - first), ITEM_BYTES * first
             there = np.frombuffer(bytearray(os.pread(self._times, size, at).ljust(size, b"\0")), np.float64)
