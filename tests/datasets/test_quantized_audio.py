@@ -296,7 +296,7 @@ def test_broken_files_can_be_left_out_and_are_listed_by_reason(tmp_path):
         ("6.wav", "ObjectMissing"),
     ]
     assert all(str(tmp_path / one.name) in one.message for one in data.broken)
-    assert "12 samples of 4 files; 4 broken files left out" in repr(data)
+    assert "12 samples of 4 files; 4 broken left out" in repr(data)
     wanted = [whole[index][1] for file in (0, 2, 5, 7) for index in range(3 * file, 3 * file + 3)]
     assert all(torch.equal(y, other) for (_, y), other in zip(data, wanted, strict=True))
     copy = pickle.loads(pickle.dumps(data))

@@ -171,7 +171,7 @@ class QuantizedAudioDataset:
 
     def __repr__(self) -> str:
         what = f"{str(self.files.folder)!r}, bits={self.form.bits}, quantization={self.form.quantization!r}"
-        broken = f"; {len(self.broken):,} broken files left out" if self.broken else ""
+        broken = f"; {len(self.broken):,} broken left out" if self.broken else ""
         return (
             f"{type(self).__name__}({what}, sample_len={self.form.sample_len}: {len(self):,} samples of "
             f"{len(self.files.names):,} files{broken})"
