@@ -262,9 +262,28 @@ def test_rounds_of_another_length_begin_after_the_one_under_way_or_are_refused(t
     path, trained, _ = saving.written[4]
     with pytest.raises(ConfigError, match=r"in the middle of a round of 4 batches, and train_chunk_size=3"):
         fit(data=ten_in_fours(train_chunk_size=3), ckpt_path=path, max_epochs=4)
+    with pytest.raises(
+        ConfigError, match=r"after the last batch of a round of 4, .* have 3 .*train_chunk_size=.*end=T"
+    ):
+        fit(data=ten_in_fours(train_chunk_size=3), ckpt_path=saving.written[3][0], max_epochs=4)
     resumed, _ = fit(
         data=ten_in_fours(train_chunk_size=3), ckpt_path=path, max_epochs=4, reload_dataloaders_every_n_epochs=1
     )
     assert resumed.trained[:3] == whole.trained[trained:]
     assert len(resumed.trained) == 3 + 2 * 3
     assert len(resumed.validated) == 3
+
+
+# What Lightning says of a checkpoint that was written with a callback, where it is left out.
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided:UserWarning")
+@pytest.mark.parametrize("callbacks", [[], [RoundsCallback()]], ids=["no callback", "callback"])
+def test_a_run_that_gives_up_its_rounds_goes_on_after_an_epochs_end_and_is_refused_before(tmp_path, callbacks):
+    middle, end = Saving("on_train_batch_end", tmp_path / "middle"), Saving("on_train_epoch_end", tmp_path / "end")
+    fit(max_epochs=2, callbacks=[middle, end])
+    plain = RoundsDataModule(Numbered(10), Numbered(5), batch_size=1)
+    resumed, _ = fit(data=plain, ckpt_path=end.written[1][0], max_epochs=3, callbacks=list(callbacks))
+    assert sorted(resumed.trained) == [[number] for number in range(10)]
+    assert resumed.validated == [list(range(5))]
+    for path in (middle.written[5][0], middle.written[7][0]):
+        with pytest.raises(ConfigError, match=r"within a round, .* no rounds to go on with: resume with the sizes"):
+            fit(data=plain, ckpt_path=path, max_epochs=3, callbacks=list(callbacks))

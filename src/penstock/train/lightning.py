@@ -21,6 +21,7 @@ from penstock.train.lightning_loaders import (
     adapts,
     check_constant_length,
     check_in_step,
+    check_is_over,
     choose_mode,
     flat,
     has_rounds,
@@ -138,7 +139,9 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         if not self._is_on:
             return
         loaders = training_rounds(flat(trainer.train_dataloader))
+        length = None
         if self._saved is not None:
+            length = self._saved[0].get("round_batches")
             load_states(self._saved, loaders)
             self._saved = None
         leader, fit_loop = loaders[0], trainer.fit_loop
@@ -147,7 +150,7 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         if not trainer.fast_dev_run:
             check_constant_length(leader, fit_loop.max_batches, trainer.reload_dataloaders_every_n_epochs)
             if fit_loop.restarting:
-                check_in_step(leader, epoch_loop.batch_progress.current.processed, fit_loop.max_batches)
+                check_in_step(leader, epoch_loop.batch_progress.current.processed, fit_loop.max_batches, length)
         self._every = rounds_between_validations(trainer, len(leader), adapts=adapts(leader))
         if note := uneven_accumulation(trainer, len(leader), adapts=adapts(leader)):
             rank_zero_warn(note)
@@ -332,7 +335,10 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
     def train_dataloader(self) -> Any:
         """Give the training loader: with rounds the same at each call, else a new torch DataLoader."""
         loader = self._loader("train")
-        if self._saved is not None and self.has_rounds:
+        if self._saved is not None and not self.has_rounds:
+            check_is_over(self.trainer.fit_loop)
+            self._saved = None
+        if self._saved is not None:
             length = len(loader)
             load_states(self._saved[:1], [loader])
             self._saved = None

@@ -19,6 +19,9 @@ ValidationMode = Literal["rotate", "fixed", "full"]
 """Validate on the next round each time, on the first always, or on all there is."""
 
 
+_AFTER_AN_EPOCH = "a checkpoint written after an epoch's end, as ModelCheckpoint(save_on_train_epoch_end=True) does"
+
+
 def choose_mode(*asked: ValidationMode | None) -> ValidationMode | None:
     """Give the one mode that is asked for.
 
@@ -116,13 +119,16 @@ def check_constant_length(loader: StreamingDataLoader, expected: int, reloads: i
         )
 
 
-def check_in_step(loader: StreamingDataLoader, next_batch: int, num_batches: int) -> None:
+def check_in_step(
+    loader: StreamingDataLoader, next_batch: int, num_batches: int, saved_length: int | None = None
+) -> None:
     """Refuse to train where an epoch of the Trainer's and the loader's round would end apart.
 
     Args:
         loader: where it stands.
         next_batch: of the Trainer's epoch; `num_batches` if it is at its end.
         num_batches: in an epoch of the Trainer's.
+        saved_length: batches of a round where the checkpoint was written; None: there is none, or it had none.
 
     Raises:
         ConfigError: they stand in different places.
@@ -130,13 +136,36 @@ def check_in_step(loader: StreamingDataLoader, next_batch: int, num_batches: int
     done = loader.batch_in_round
     if next_batch == done or (next_batch == num_batches and done == 0):
         return
+    if done == 0 and next_batch == saved_length:
+        raise ConfigError(
+            f"the checkpoint was written after the last batch of a round of {saved_length}, before its epoch was over, "
+            f"and rounds have {num_batches} batches now, which the Trainer would take for the rest of that epoch: "
+            f"resume with rounds of {saved_length} (train_chunk_size=, or round_batches=), or from {_AFTER_AN_EPOCH}"
+        )
     raise ConfigError(
         f"the Trainer is about to train batch {next_batch} of an epoch of {num_batches}, and the loader stands at "
         f"batch {done} of round {loader.round}, so rounds and validations would no longer meet. After an interrupted "
         "fit, resume with fit(ckpt_path=…), or go to a round's start with loader.set_round(…). A checkpoint written in "
-        "the middle of an epoch without rounds, or of rounds of another length, cannot be resumed with these: take one "
-        "written after an epoch's end"
+        "the middle of an epoch without rounds, or of rounds of another length, cannot be resumed with these: take "
+        f"{_AFTER_AN_EPOCH}"
     )
+
+
+def check_is_over(fit_loop: Any) -> None:
+    """Refuse to go on without rounds where an epoch that was one is still under way.
+
+    Args:
+        fit_loop: the Trainer's, after it has loaded the checkpoint's progress.
+
+    Raises:
+        ConfigError: Lightning would look for a loader that takes the state of the round, and there is none.
+    """
+    if fit_loop.restarting:
+        raise ConfigError(
+            "the checkpoint was written within a round, before its epoch was over, and without train_chunk_size= and "
+            "val_chunk_size= there are no rounds to go on with: resume with the sizes it was written with, or, by "
+            f"max_epochs and not max_steps, from {_AFTER_AN_EPOCH}"
+        )
 
 
 def put_at_round(loaders: Sequence[Any], number: int) -> None:
