@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from penstock.errors import BadBlock, PenstockError
+from penstock.errors import PenstockError
 from penstock.formats.sources import SourceFile, source_file
 from penstock.formats.streams import BLOCK_BYTES, end_of_last_line, iter_blocks, lines_of
+from penstock.formats.tables import table_errors
 from penstock.formats.token_writer import read_journal
 from penstock.formats.tokens import TokenBin, open_bin
 
@@ -128,21 +129,17 @@ def describe_sources(files: Sequence[SourceFile], *, rows: int = 3) -> JsonDict:
 
 
 def _table(files: Sequence[SourceFile], rows: int) -> tuple[int, JsonDict, list[Any]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     count, fields, shown = 0, {}, list[Any]()
     for file in files:
-        try:
-            with pq.ParquetFile(file.path) as table:
-                count += table.metadata.num_rows
-                if file is files[0]:
-                    fields = {column.name: str(column.type) for column in table.schema_arrow}
-                    for batch in table.iter_batches(batch_size=max(1, rows)):
-                        shown = batch.to_pylist()[:rows]
-                        break
-        except (pa.ArrowException, OSError) as error:
-            raise BadBlock(f"{file.path} cannot be read as Parquet: {error}; fetch or write it again") from error
+        with table_errors(file.place), pq.ParquetFile(file.path) as table:
+            count += table.metadata.num_rows
+            if file is files[0]:
+                fields = {column.name: str(column.type) for column in table.schema_arrow}
+                for batch in table.iter_batches(batch_size=max(1, rows)):
+                    shown = batch.to_pylist()[:rows]
+                    break
     return count, fields, [short(row) for row in shown]
 
 

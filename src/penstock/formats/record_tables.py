@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from penstock.errors import BadBlock, ConfigError, StoreError
+from penstock.errors import BadBlock, ConfigError
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import Opener, end_of_last_line, iter_blocks, last_of, open_raw
+from penstock.formats.tables import table_errors
 
 _BATCH_BYTES = 8 << 20
 _MAX_ROWS = 4096
@@ -41,19 +42,11 @@ def iter_rows(
         BadBlock: the file is damaged, or something else.
         StoreError: it can't be read.
     """
-    import pyarrow as pa
-
-    try:
-        with opener(file) as raw:
-            batches = _parquet_batches if file.kind == "parquet" else _arrow_batches
-            for batch, end in batches(file, raw, first_row, columns):
-                if end > first_row:
-                    yield batch.slice(max(0, len(batch) - (end - first_row))), end
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, StoreError):
-            raise
-        kind = "Parquet" if file.kind == "parquet" else "an Arrow file"
-        raise BadBlock(f"{file.place} cannot be read as {kind}: {error}; fetch or write it again") from error
+    kind, batches = ("Parquet", _parquet_batches) if file.kind == "parquet" else ("an Arrow file", _arrow_batches)
+    with table_errors(file.place, kind), opener(file) as raw:
+        for batch, end in batches(file, raw, first_row, columns):
+            if end > first_row:
+                yield batch.slice(max(0, len(batch) - (end - first_row))), end
 
 
 def _parquet_batches(

@@ -119,7 +119,7 @@ class Records:
         null_nan = self.on_nan == "null"
         for block, end in iter_blocks(file, at.offset, self.block_bytes, end_of_last_line, self.opener):
             lines, count = text_lines(block) if file.kind == "text" else check_lines(block, null_nan=null_nan)
-            at = _moved(at, offset=end, lines=count, rows=lines.rows)
+            at = at.moved(offset=end, lines=count, rows=lines.rows)
             yield lines, at
 
     def _array_lines(self, file: SourceFile, at: Position) -> Iterator[tuple[Lines, Position]]:
@@ -128,12 +128,12 @@ class Records:
         lines = array_lines(read_all(file, self.opener), null_nan=self.on_nan == "null")
         if lines is None:
             raise BadBlock(f"{file.place} begins like a JSON array and is none: truncated, or malformed")
-        yield lines, _moved(at, offset=1, lines=lines.rows, rows=lines.rows)
+        yield lines, at.moved(offset=1, lines=lines.rows, rows=lines.rows)
 
     def _table_lines(self, file: SourceFile, at: Position) -> Iterator[tuple[Lines, Position]]:
         for batch, end in iter_rows(file, at.offset, self.columns, self.opener):
             lines = self._written(batch)
-            at = _moved(at, offset=end, lines=lines.rows, rows=lines.rows)
+            at = at.moved(offset=end, lines=lines.rows, rows=lines.rows)
             yield lines, at
 
     def _csv_lines(self, file: SourceFile, at: Position) -> Iterator[tuple[Lines, Position]]:
@@ -146,7 +146,7 @@ class Records:
             ]
             numbers = np.concatenate([np.zeros(lines.rows, np.int64), np.array([line for line, _ in wrong], np.int64)])
             lines = replace(lines, rows=lines.rows + len(wrong), faults=[*lines.faults, *faults], lines=numbers)
-            at = _moved(at, offset=end, lines=count, rows=lines.rows)
+            at = at.moved(offset=end, lines=count, rows=lines.rows)
             yield lines, at
 
     def _written(self, batch: Any) -> Lines:
@@ -249,10 +249,6 @@ def begins_with_bracket(file: SourceFile, opener: Opener = open_raw) -> bool:
         if first:
             return first == b"["
     return False
-
-
-def _moved(at: Position, *, offset: int, lines: int, rows: int) -> Position:
-    return replace(at, offset=offset, line=at.line + lines, row=at.row + rows)
 
 
 def _bad_record(file: SourceFile, line: int, fault: Fault) -> BadRecord:

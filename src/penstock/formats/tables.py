@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,28 @@ from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
 
 _BATCH_ROWS = 4096
+
+
+@contextmanager
+def table_errors(place: str, kind: str = "Parquet") -> Iterator[None]:
+    """Say of a table's file that it is damaged, where Arrow says what it stumbled over.
+
+    Args:
+        place: where it is, for people.
+        kind: what it was read as.
+
+    Raises:
+        BadBlock: in the place of Arrow's errors, and of the system's.
+        StoreError: as it came.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise BadBlock(f"{place} cannot be read as {kind}: {error}; fetch or write it again") from error
 
 
 def iter_table(file: SourceFile, field: str, first_row: int = 0) -> Iterator[tuple[Column, int]]:
@@ -33,24 +56,19 @@ def iter_table(file: SourceFile, field: str, first_row: int = 0) -> Iterator[tup
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with open_raw(file) as raw, pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table:
-            _check_column(file, table.schema_arrow, field)
-            row = 0
-            for group in range(table.num_row_groups):
-                count = table.metadata.row_group(group).num_rows
-                if row + count <= first_row:
-                    row += count
-                    continue
-                for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=[field]):
-                    row += len(batch)
-                    if row > first_row:
-                        texts = batch.column(0)[max(0, len(batch) - (row - first_row)) :]
-                        yield _from_table(texts, row - len(texts) + 1), row
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise BadBlock(f"{file.place} cannot be read as Parquet: {error}; fetch or write it again") from error
+    with table_errors(file.place), open_raw(file) as raw, pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table:
+        _check_column(file, table.schema_arrow, field)
+        row = 0
+        for group in range(table.num_row_groups):
+            count = table.metadata.row_group(group).num_rows
+            if row + count <= first_row:
+                row += count
+                continue
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=[field]):
+                row += len(batch)
+                if row > first_row:
+                    texts = batch.column(0)[max(0, len(batch) - (row - first_row)) :]
+                    yield _from_table(texts, row - len(texts) + 1), row
 
 
 def _check_column(file: SourceFile, schema: Any, field: str) -> None:

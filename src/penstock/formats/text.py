@@ -60,6 +60,10 @@ class Position:
     row: int = 0
     """Rows of the whole source before it."""
 
+    def moved(self, *, offset: int, lines: int, rows: int) -> Position:
+        """Give the place that is at an offset, so many lines and rows further on."""
+        return replace(self, offset=offset, line=self.line + lines, row=self.row + rows)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skipped:
@@ -178,15 +182,11 @@ def _columns(
     return _json_line_columns(file, at, field, block_bytes)
 
 
-def _moved(at: Position, *, offset: int, lines: int, rows: int) -> Position:
-    return replace(at, offset=offset, line=at.line + lines, row=at.row + rows)
-
-
 def _whole(at: Position, read: Any) -> Iterator[tuple[Column, Position]]:
     """Give a file that is read at once; nothing if it has been."""
     if at.offset == 0:
         column = read()
-        yield column, _moved(at, offset=1, lines=1, rows=len(column.lines))
+        yield column, at.moved(offset=1, lines=1, rows=len(column.lines))
 
 
 def _document(content: bytes) -> Column:
@@ -199,7 +199,7 @@ def _json_line_columns(
 ) -> Iterator[tuple[Column, Position]]:
     for block, end in iter_blocks(file, at.offset, block_bytes, end_of_last_line):
         column, lines = json_lines.read_json_lines(block, field, at.line)
-        at = _moved(at, offset=end, lines=lines, rows=len(column.lines))
+        at = at.moved(offset=end, lines=lines, rows=len(column.lines))
         yield column, at
 
 
@@ -240,7 +240,7 @@ def _text_columns(
             )
         data, offsets = gather(block, starts[firsts], ends[lasts])
         column = without_invalid(Column(data=data, offsets=offsets, lines=np.flatnonzero(firsts) + at.line))
-        at = _moved(at, offset=end, lines=len(starts), rows=len(column.lines))
+        at = at.moved(offset=end, lines=len(starts), rows=len(column.lines))
         yield column, at
 
 
@@ -250,7 +250,7 @@ def _blank(block: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def _table_columns(file: SourceFile, at: Position, field: str) -> Iterator[tuple[Column, Position]]:
     for column, end in iter_table(file, field, at.offset):
-        at = _moved(at, offset=end, lines=len(column.lines), rows=len(column.lines))
+        at = at.moved(offset=end, lines=len(column.lines), rows=len(column.lines))
         yield column, at
 
 

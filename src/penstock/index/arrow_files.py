@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.errors import BadBlock, StoreError
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
+from penstock.formats.tables import table_errors
 from penstock.index.notes import Note, read_note
 from penstock.index.parquet import as_plain, plain_schema
 from penstock.index.scan import FileSource
@@ -57,17 +57,9 @@ class ArrowSource(FileSource):
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        try:
-            with open_raw(self.file, **self._options) as raw:
-                is_file = raw.read(6) == b"ARROW1"
-                raw.seek(0)
-                if self.file.url is None:
-                    source = pa.memory_map(str(self.file.path), "r")
-                else:
-                    source = pa.PythonFile(raw, mode="r")
-                with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as reader:
-                    yield reader
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, StoreError):
-                raise
-            raise BadBlock(f"{self.place} cannot be read as an Arrow file: {error}; fetch or write it again") from error
+        with table_errors(self.place, "an Arrow file"), open_raw(self.file, **self._options) as raw:
+            is_file = raw.read(6) == b"ARROW1"
+            raw.seek(0)
+            source = pa.memory_map(str(self.file.path), "r") if self.file.url is None else pa.PythonFile(raw, mode="r")
+            with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as reader:
+                yield reader

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.errors import BadBlock, StoreError
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
+from penstock.formats.tables import table_errors
 from penstock.index.scan import FileSource
 
 BATCH_ROWS = 1 << 14
@@ -50,17 +50,13 @@ def open_parquet(file: SourceFile, storage_options: dict[str, Any]) -> Iterator[
     """
     import pyarrow.parquet as pq
 
-    try:
+    with table_errors(file.place):
         if file.url is None:
             with pq.ParquetFile(file.path, memory_map=True, pre_buffer=False) as table:
                 yield table
         else:
             with open_raw(file, **storage_options) as raw, pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table:
                 yield table
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise BadBlock(f"{file.place} cannot be read as Parquet: {error}; fetch or write it again") from error
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from penstock.errors import BadBlock, StoreError
+from penstock.errors import StoreError
 from penstock.formats.files import digest
 from penstock.formats.record_tables import extents
 from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
+from penstock.formats.tables import table_errors
 from penstock.index.parquet import BATCH_ROWS, plain_schema
 from penstock.store.seekable import SeekableFile
 from penstock.store.store import open_store
@@ -59,7 +59,7 @@ def read_footers(files: Sequence[SourceFile], storage_options: Mapping[str, Any]
 def read_footer(file: SourceFile, storage_options: Mapping[str, Any]) -> Footer:
     """Read the footer of one file; see `read_footers`."""
     metadata = read_metadata(file, storage_options)
-    with _reported(file), open_raw(file, **storage_options) as raw:
+    with table_errors(file.place), open_raw(file, **storage_options) as raw:
         raw.seek(file.size_bytes - _END)
         length = int.from_bytes(raw.read(_END)[:4], "little")
         raw.seek(file.size_bytes - _END - length)
@@ -74,7 +74,7 @@ def read_metadata(file: SourceFile, storage_options: Mapping[str, Any]) -> Any:
     """Read the footer of one file as pyarrow's FileMetaData; raises as `read_footers`."""
     import pyarrow.parquet as pq
 
-    with _reported(file), open_raw(file, **storage_options) as raw:
+    with table_errors(file.place), open_raw(file, **storage_options) as raw:
         return pq.read_metadata(pa.PythonFile(raw, mode="r"))
 
 
@@ -98,7 +98,7 @@ def iter_groups(
     import pyarrow.parquet as pq
 
     names = [name for name in metadata.schema.to_arrow_schema().names if name in columns]
-    with _reported(file), open_raw(file, **storage_options) as raw:
+    with table_errors(file.place), open_raw(file, **storage_options) as raw:
         source = raw
         if file.url is not None:
             places = [place for group in groups for place in extents(metadata.row_group(group), names)]
@@ -114,16 +114,6 @@ def _fetched(file: SourceFile, places: Sequence[tuple[int, int]], storage_option
     store = open_store(file.url, **storage_options)
     starts, stops = [start for start, _ in places], [stop for _, stop in places]
     return Pieces(file.size_bytes, starts, store.get_ranges("", starts, stops, etag=file.etag))
-
-
-@contextmanager
-def _reported(file: SourceFile) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise BadBlock(f"{file.place} cannot be read as Parquet: {error}; fetch or write it again") from error
 
 
 class Pieces(SeekableFile):

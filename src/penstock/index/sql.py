@@ -7,7 +7,7 @@ one thread, draws random numbers from a fixed seed, and sees neither files nor t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,11 +132,26 @@ def open_database(path: Path, table: str | None, shown: str | None = None) -> It
         raise StoreError(f"{shown} cannot be read as a DuckDB database: {error}") from error
     with database:
         kinds = dict(database.execute("SELECT table_name, table_type FROM information_schema.tables").fetchall())
-        listed = ", ".join(map(repr, sorted(kinds))) or "none"
         tables = [name for name, kind in kinds.items() if kind == "BASE TABLE"]
-        if table is None and len(tables) != 1:
-            raise ConfigError(f"{shown} has {len(tables)} tables: say which as {shown}#NAME; there are {listed}")
-        if table is not None and table not in kinds:
-            raise ConfigError(f"{shown} has no table {table!r}; its tables are {listed}")
-        name = (table or tables[0]).replace('"', '""')
+        name = choose_table(table, tables, kinds, shown).replace('"', '""')
         yield database.table(f'"{name}"').to_arrow_reader(_BATCH_ROWS)
+
+
+def choose_table(table: str | None, tables: Sequence[str], names: Collection[str], shown: str) -> str:
+    """Choose a table of a database.
+
+    Args:
+        table: which is wanted. None: the only one there is.
+        tables: those there are.
+        names: of these, and of the views.
+        shown: what errors call the database.
+
+    Raises:
+        ConfigError: there is no such table, or several and none was named.
+    """
+    listed = ", ".join(map(repr, sorted(names))) or "none"
+    if table is None and len(tables) != 1:
+        raise ConfigError(f"{shown} has {len(tables)} tables: say which as {shown}#NAME; there are {listed}")
+    if table is not None and table not in names:
+        raise ConfigError(f"{shown} has no table {table!r}; its tables are {listed}")
+    return table or tables[0]

@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from penstock.errors import BadBlock, ConfigError
+from penstock.errors import BadBlock
+from penstock.index.sql import choose_table
 
 BATCH_ROWS = 65_536
 _KINDS = {
@@ -81,17 +82,7 @@ class SqliteTable:
     def _chosen(self, table: str | None) -> str:
         found = self._connection.execute("SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')")
         kinds = {name: kind for name, kind in found if not name.startswith("sqlite_")}
-        listed = ", ".join(map(repr, sorted(kinds))) or "none"
-        if table is not None:
-            if table not in kinds:
-                raise ConfigError(f"{self._shown} has no table {table!r}; its tables are {listed}")
-            return table
-        tables = [name for name, kind in kinds.items() if kind == "table"]
-        if len(tables) != 1:
-            raise ConfigError(
-                f"{self._shown} has {len(tables)} tables: say which as {self._shown}#NAME; there are {listed}"
-            )
-        return tables[0]
+        return choose_table(table, [name for name, kind in kinds.items() if kind == "table"], kinds, self._shown)
 
     def _found_schema(self) -> pa.Schema:
         """Find out of what types the values of each column are, in one pass over the table."""
