@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def is_table(rows: Any) -> TypeGuard[dict[str, np.ndarray]]:
@@ -16,6 +19,14 @@ def is_table(rows: Any) -> TypeGuard[dict[str, np.ndarray]]:
 def as_samples(rows: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     """Split a dict of arrays [n, ...] into n samples."""
     return [{name: values[j] for name, values in rows.items()} for j in range(count)]
+
+
+def as_tensors(rows: Mapping[str, np.ndarray]) -> list[dict[str, torch.Tensor]]:
+    """Split a dict of arrays [n, ...] into n samples of tensors, in memory of their own."""
+    import torch
+
+    columns = {name: torch.from_numpy(values.copy()) for name, values in rows.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def own_transforms(dataset: Any) -> tuple[Callable[..., Any], ...]:

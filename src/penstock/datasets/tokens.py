@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from penstock.datasets.answers import as_tensors
 from penstock.datasets.ids import check_id, check_ids
 from penstock.datasets.windows import WindowReader
 from penstock.errors import ConfigError
@@ -90,11 +91,7 @@ class TokenDataset:
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
         """Give several samples, as torch's DataLoader asks for them."""
-        import torch
-
-        rows = self.fetch(np.asarray(indices, np.int64))
-        columns = {name: torch.from_numpy(values.copy()) for name, values in rows.items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return as_tensors(self.fetch(np.asarray(indices, np.int64)))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -48,6 +48,13 @@ def read_settings(path: Path, checks: Mapping[str, Check]) -> dict[str, Any]:
     return given
 
 
+def check_fields(settings: Any, checks: Mapping[str, Check]) -> None:
+    """Hold the fields of a frozen dataclass to the checks of a file's keys, in its `__post_init__`."""
+    for name, check in checks.items():
+        # A frozen class is set this way, so that a whole number given for a float becomes one.
+        object.__setattr__(settings, name, check(name, getattr(settings, name)))
+
+
 def check_flag(name: str, value: Any) -> bool:
     """Return a value that is true or false, else raise ConfigError."""
     check_choice(name, value, (True, False))

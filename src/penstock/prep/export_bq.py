@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ConfigError, StoreError
-from penstock.formats.settings import Check, check_flag, read_settings
+from penstock.formats.settings import Check, check_fields, check_flag, read_settings
 from penstock.plan.permutation import permute
 from penstock.prep.bigquery import Answer, open_query
 from penstock.prep.parquet_pair import ParquetPair
@@ -68,9 +68,7 @@ class ExportConfig:
     """Where BigQuery's API is, if not at Google's address; one of http:// is asked without credentials."""
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            # A frozen class is set this way, so that a whole number given for a float becomes one.
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+        check_fields(self, _CHECKS)
 
     @property
     def val_path(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import ConfigError
-from penstock.formats.settings import Check, check_flag, read_settings
+from penstock.formats.settings import Check, check_fields, check_flag, read_settings
 from penstock.types import check_int, check_number
 
 CHUNK_THRESHOLD = 10_000
@@ -67,9 +67,7 @@ class TrainingConfig:
     """Seconds after which a chunk goes back to the pool if the process that claimed it is silent."""
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            # A frozen class is set this way, so that a whole number given for a float becomes one.
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+        check_fields(self, _CHECKS)
 
     def use_chunks(self, seq_len: int) -> bool:
         """Tell whether a sequence of seq_len tokens is to be trained with `chunked_segment_rollout`.
