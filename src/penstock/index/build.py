@@ -281,7 +281,7 @@ def write_rows(source: Source, choice: Choice, path: Path, check: KeyCheck) -> M
     # A query may read its table more than once, so that lies on the disk.
     whole = path.with_suffix(".whole")
     try:
-        _write(source, _whole, whole)
+        _write(source, lambda schema, _: schema, whole)
         rows = map_rows(str(whole))
         # What an untyped file has as text for the index's sake is to the query what its values look like.
         guessed = {choice.key, *choice.columns} if _is_untyped(source) else set()
@@ -296,10 +296,6 @@ def write_rows(source: Source, choice: Choice, path: Path, check: KeyCheck) -> M
 def _is_untyped(source: Source) -> bool:
     parts = source.sources if isinstance(source, JoinedSource) else [source]
     return all(isinstance(part, TextSource) and not part.has_types for part in parts)
-
-
-def _whole(schema: pa.Schema, place: str) -> pa.Schema:
-    return schema
 
 
 class _Selected:
