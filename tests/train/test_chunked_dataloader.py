@@ -44,7 +44,7 @@ class TestWithoutChunks:
         assert [int(sample) for sample in ChunkedDataLoader(Endless(), batch_size=None)] == list(range(5))
 
     def test_what_belongs_to_rounds_says_so(self):
-        assert type(ChunkedDataLoader(subjects.Plain(10), 2, boundary="short")) is DataLoader
+        assert type(ChunkedDataLoader(subjects.Plain(10), 2, boundary="short", restart=True)) is DataLoader
         with pytest.raises(ConfigError, match="boundary must be one of"):
             ChunkedDataLoader(subjects.Plain(10), 2, boundary="cut")
         with pytest.raises(ConfigError, match=r"'within'.*chunk_size="):
@@ -102,6 +102,9 @@ class TestWithChunks:
             ("prefetch_factor", 0, "prefetch_factor"),
             ("suffle", True, "did you mean shuffle"),
             ("batch_size", None, "batch_size, with a chunk_size"),
+            ("round_batches", 2, "called chunk_size="),
+            ("remainder", "pad", "called boundary="),
+            ("restart", "yes", "restart must be one of"),
             ("timeout", -1, "timeout"),
         ],
     )
@@ -139,6 +142,17 @@ class TestWithChunks:
             assert type(twin) is ChunkedDataLoader
             assert twin.state_dict() == loader.state_dict()
             assert ids_of(twin) == ids_of(copy.deepcopy(loader))
+
+    def test_a_round_that_is_left_begins_anew_on_request(self):
+        loader = ChunkedDataLoader(subjects.Plain(10), 1, 4, restart=True)
+        old = iter(loader)
+        assert [next(old)["id"].item(), next(old)["id"].item(), loader.batch_in_round] == [0, 1, 2]
+        iter(loader)
+        assert next(old)["id"].item() == 2
+        assert [list(itertools.chain(*ids_of(copy.copy(loader)))) for _ in range(2)] == [[0, 1, 2, 3]] * 2
+        assert [list(itertools.chain(*ids_of(loader))) for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        with pytest.raises(ConfigError, match="by claims"):
+            ChunkedDataLoader(subjects.Plain(10), 1, 4, restart=True, assignment="claim")
 
     def test_a_state_goes_on_mid_round_and_of_another_dataset_is_refused(self):
         loader = ChunkedDataLoader(subjects.Plain(10), 1, 4, shuffle=True)

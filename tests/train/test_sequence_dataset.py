@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from penstock import ChunkedSequenceDataset, ConfigError, World
+from penstock import ChunkedSequenceDataset, ChunkTracker, ConfigError, World
 
 TRAIN, VAL, TEST = range(100), range(100, 126), range(200, 209)
 
@@ -106,6 +106,40 @@ def test_what_is_told_for_training_does_not_touch_evaluation_unless_it_is_told_t
     assert samples(itertools.chain(*rounds_of(val, 7))) == list(VAL)
     shuffled = data.val_dataloader(shuffle=True, seed=3)
     assert samples(itertools.chain(*rounds_of(shuffled, 7))) != list(VAL)
+
+
+@pytest.mark.parametrize(
+    "of_training",
+    [
+        {"chunk_weights": [1, 4], "weight_floor": 0.5},
+        {"length_bucket": 4},
+        {"dataset_chunk_size": 4, "stop_after": "epoch", "uneven": True, "assignment": "claim"},
+    ],
+)
+def test_what_decides_which_samples_training_gets_leaves_none_out_of_evaluation(of_training, tmp_path):
+    if "assignment" in of_training:
+        of_training = of_training | {"tracker": ChunkTracker(tmp_path / "ledger.db", "brain", "data")}
+    data = partitions(train_chunk_size=2, batch_size=4, num_workers=0, **of_training)
+    for loader, whole in ((data.val_dataloader(), VAL), (data.test_dataloader(), TEST)):
+        assert samples(loader) == list(whole)
+    if "tracker" in of_training:
+        of_training["tracker"].close()
+
+
+def test_evaluation_that_was_broken_off_begins_its_round_anew_and_training_goes_on():
+    data = partitions(train_chunk_size=3, val_chunk_size=2, batch_size=4, shuffle=False)
+    val, test, train = data.val_dataloader(), data.test_dataloader(), data.train_dataloader()
+    for loader, whole in ((val, VAL[:8]), (test, TEST)):
+        before = loader.state_dict()
+        next(iter(loader))
+        iter(loader)
+        assert loader.batch_in_round == 1
+        assert samples(loader) == list(whole)
+        assert loader.round == before["round"] + 1
+    next(iter(val))
+    assert [samples(val), samples(val)] == [list(VAL[8:16]), list(VAL[16:24])]
+    next(iter(train))
+    assert samples(train) == list(TRAIN[4:12])
 
 
 @pytest.mark.parametrize(

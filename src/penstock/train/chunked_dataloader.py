@@ -5,13 +5,13 @@ One argument turns rounds on, and without it nothing is ours: what comes back is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.loader.loader import StreamingDataLoader
 from penstock.plan.rounds import Boundary, check_boundary, check_round_size
-from penstock.types import check_int
+from penstock.types import check_choice, check_int
 
 MEANT_FOR_TORCH: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sampler": (lambda value: value is None, "the order is that of the rounds; use shuffle=, or wrap the dataset"),
@@ -30,6 +30,10 @@ MEANT_FOR_TORCH: dict[str, tuple[Callable[[Any], bool], str]] = {
 """torch's arguments that rounds have no other use for: what may be given, and what to do instead of anything else."""
 
 
+OUR_NAMES = {"round_batches": "chunk_size", "remainder": "boundary"}
+"""What a StreamingDataLoader calls two of our arguments."""
+
+
 class ChunkedDataLoader(StreamingDataLoader):
     """Batches of a dataset in rounds of `chunk_size`; without one, a `torch.utils.data.DataLoader` and no more.
 
@@ -45,6 +49,8 @@ class ChunkedDataLoader(StreamingDataLoader):
         boundary: what happens where a cycle ends within a round: "carry" goes on with the next cycle, "short" ends the
             round, "pad" (or "wrap") fills it from the cycle's start with flagged repeats, "drop" leaves it out.
             Without rounds it has no meaning, and may stay.
+        restart: a round that is left before its end begins anew in the next iteration, as evaluation wants it; False:
+            it goes on. Without rounds it has no meaning, and may stay.
         dataloader_kwargs: torch's own. With rounds also those of `StreamingDataLoader` (`shuffle="within"`, `seed`,
             `world`, `transform`, …), and of torch's these are refused, saying what to use: sampler, batch_sampler,
             generator, worker_init_fn, multiprocessing_context, pin_memory_device, in_order=False.
@@ -77,9 +83,13 @@ class ChunkedDataLoader(StreamingDataLoader):
         chunk_size: int | None = None,
         *,
         boundary: Boundary = "carry",
+        restart: bool = False,
         **dataloader_kwargs: Any,
     ) -> None:
         check_round_size("chunk_size, in batches,", chunk_size)
+        self._restart = _checked_restart(restart)
+        if restart and dataloader_kwargs.get("assignment", "plan") != "plan":
+            raise ConfigError("restart=True by claims: what a round got is another's by then. Leave out one of them")
         super().__init__(
             dataset,
             check_int("batch_size, with a chunk_size,", batch_size, minimum=1),
@@ -87,6 +97,10 @@ class ChunkedDataLoader(StreamingDataLoader):
             remainder=check_boundary("boundary", boundary),
             **_translated(dataloader_kwargs),
         )
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the rest of the round, or all of it if rounds restart; nothing before the first `next`."""
+        return self._whole_round() if self._restart else super().__iter__()
 
     @property
     def total_chunks(self) -> int:
@@ -98,6 +112,17 @@ class ChunkedDataLoader(StreamingDataLoader):
         """The round that the next batch belongs to, counted through all cycles."""
         return self.round
 
+    def _whole_round(self) -> Iterator[Any]:
+        """Yield the batches of the round from its start."""
+        if self.batch_in_round:
+            self.set_round(self.round)
+        yield from super().__iter__()
+
+
+def _checked_restart(restart: Any) -> bool:
+    check_choice("restart", restart, (True, False))
+    return bool(restart)
+
 
 def _without_rounds(dataset: Any, batch_size: Any, **dataloader_kwargs: Any) -> Any:
     """Make torch's own DataLoader."""
@@ -105,6 +130,7 @@ def _without_rounds(dataset: Any, batch_size: Any, **dataloader_kwargs: Any) -> 
 
     if "boundary" in dataloader_kwargs:
         check_boundary("boundary", dataloader_kwargs.pop("boundary"))
+    _checked_restart(dataloader_kwargs.pop("restart", False))
     if isinstance(shuffle := dataloader_kwargs.get("shuffle"), str):
         raise ConfigError(f"shuffle={shuffle!r} belongs to rounds: give chunk_size= too, or shuffle=True")
     try:
@@ -123,6 +149,9 @@ def _translated(dataloader_kwargs: dict[str, Any]) -> dict[str, Any]:
     for name, (is_harmless, instead) in MEANT_FOR_TORCH.items():
         if name in options and not is_harmless(value := options.pop(name)):
             raise ConfigError(f"{name}={value!r} together with chunk_size: {instead}")
+    for name, ours in OUR_NAMES.items():
+        if (value := options.pop(name, None)) is not None:
+            raise ConfigError(f"{name}={value!r} together with chunk_size: here it is called {ours}=")
     if (factor := options.pop("prefetch_factor", None)) is not None:
         workers = options.get("num_workers", 1)
         ahead = check_int("prefetch_factor", factor, minimum=1) * (workers if isinstance(workers, int) else 1)

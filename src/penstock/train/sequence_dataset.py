@@ -16,8 +16,12 @@ from penstock.errors import ConfigError
 from penstock.train.chunked_dataloader import ChunkedDataLoader
 from penstock.types import check_int
 
-# What a training loader is told and evaluation is better off without.
-_OF_TRAINING = {"shuffle", "drop_last", "boundary", "sampler", "batch_sampler"}
+# Which samples come how often and in which order, and who gets them: evaluation has each once, in order.
+_OF_TRAINING = {
+    *("shuffle", "drop_last", "boundary", "sampler", "batch_sampler"),
+    *("chunk_weights", "weight_floor", "length_bucket", "window"),
+    *("assignment", "tracker", "dataset_chunk_size", "stop_after", "uneven"),
+}
 
 
 class ChunkedSequenceDataset:
@@ -35,8 +39,10 @@ class ChunkedSequenceDataset:
         dataset_train: what is trained on.
         dataset_val: what is validated on after each round.
         dataset_test: what is tested on, always all of it.
-        **options: of the loaders, for each that is not told otherwise; see `ChunkedDataLoader`. `shuffle`, `drop_last`
-            and `boundary` are for training only: evaluation is in order and complete unless the call says otherwise.
+        **options: of the loaders, for each that is not told otherwise; see `ChunkedDataLoader`. What decides which
+            samples come in which order, as `shuffle`, `drop_last`, `boundary`, `chunk_weights` and `assignment` do, is
+            for training only: evaluation is in order and complete unless the call says otherwise. A round of
+            evaluation that is left before its end begins anew in the next iteration.
 
     Raises:
         ConfigError: a size is no integer from 1 to 2**63 - 1.
@@ -157,7 +163,7 @@ class ChunkedSequenceDataset:
             return []
         kept = {name: value for name, value in self._options.items() if name not in _OF_TRAINING}
         if self.use_chunked_training:
-            kept |= {"shuffle": False, "boundary": "short"}
+            kept |= {"shuffle": False, "boundary": "short", "restart": "assignment" not in options}
         return self._loader(dataset, chunk_size, {**kept, **options})
 
     def _loader(self, dataset: Any, chunk_size: int | None, options: dict[str, Any]) -> Any:
