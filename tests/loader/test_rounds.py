@@ -501,6 +501,46 @@ class TestPolicy:
         twin.load_state_dict(state)
         assert len(twin) == 6
 
+    def test_a_state_that_was_saved_before_a_rounds_report_says_that_it_is_wanting(self):
+        """Each state of a run, resumed by whoever heeds it, leads to the lengths of the run itself."""
+
+        def policy(history):
+            return 2 if not history or history[-1].metrics is None else 2 + int(history[-1].metrics["loss"])
+
+        def train(loader, states):
+            lengths = []
+            if loader.awaits_report:
+                loader.report(loss=loader.round)
+            while loader.round < 4:
+                lengths.append(len(loader))
+                for _ in loader:
+                    states.append(loader.state_dict())
+                assert loader.awaits_report
+                loader.report(loss=loader.round)
+                assert not loader.awaits_report
+                states.append(loader.state_dict())
+            return lengths
+
+        states = []
+        whole = train(loader_of(10, 1, policy), states)
+        assert whole == [2, 3, 4, 5]
+        for state in json.loads(json.dumps(states)):
+            twin = loader_of(10, 1, policy)
+            assert not twin.awaits_report
+            twin.load_state_dict(state)
+            assert train(twin, []) == whole[state["round"] :]
+        assert not loader_of(10, 1, 4).awaits_report
+
+    def test_it_takes_the_history_and_nothing_else(self):
+        def two(history, further):
+            return 2
+
+        for policy in (lambda: 3, two, lambda *, history: 3):
+            with pytest.raises(ConfigError, match="is called with one argument, the history of rounds"):
+                loader_of(round_batches=policy)
+        for policy in (lambda history, least=2: least, lambda *told: 2, len):
+            loader_of(round_batches=policy)
+
     def test_the_state_stays_small_however_long_it_goes_on(self):
         loader = loader_of(10**12, 1, lambda history: 1000 - len(history))
         for _ in range(12):

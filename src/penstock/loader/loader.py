@@ -311,6 +311,14 @@ class StreamingDataLoader(Running):
         if self._in_plan("set_round()").set_round(number):
             self._turn = None
 
+    @property
+    def awaits_report(self) -> bool:
+        """Whether a policy is still to be told, before the next batch, what became of the last round: see `report`.
+
+        True where a state was saved between a round's last batch and its validation, so that it is to be done yet.
+        """
+        return self._in_plan("awaits_report").awaits_report
+
     def report(self, **metrics: float) -> None:
         """Tell the policy what became of the last completed round, before the next one begins; on all ranks the same.
 

@@ -161,6 +161,12 @@ class RoundPlanned(Planned):
         """Let go of what was to come."""
         self._going = None
 
+    @property
+    def awaits_report(self) -> bool:
+        """Tell whether a round is complete, the next one has not begun, and the policy has heard nothing of it."""
+        mark = self._stands()
+        return mark.done == 0 and self._history_at(mark).awaits_report
+
     def report(self, metrics: dict[str, Any]) -> None:
         """Tell the policy what became of the last completed round."""
         self._catch_up()

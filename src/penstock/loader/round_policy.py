@@ -6,6 +6,7 @@ history ──▶ policy ──▶ batches of the next round ──▶ kept in t
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -33,6 +34,27 @@ class RoundRecord:
 
 RoundPolicy = Callable[[Sequence[RoundRecord]], int]
 """Takes the last completed rounds, oldest first, and gives the batches per rank of the next one."""
+
+
+def check_policy(policy: Callable[..., Any]) -> RoundPolicy:
+    """Return a policy, if it can be called with the history alone.
+
+    Raises:
+        ConfigError: it takes nothing, or needs more.
+    """
+    try:
+        signature = inspect.signature(policy)
+    except ValueError:
+        # Of what is compiled nobody knows before it is called.
+        return policy
+    try:
+        signature.bind(())
+    except TypeError as error:
+        raise ConfigError(
+            f"a policy for round_batches= is called with one argument, the history of rounds, and {policy!r} takes "
+            f"{signature}: {error}"
+        ) from None
+    return policy
 
 
 class History:
@@ -81,6 +103,11 @@ class History:
         """
         assert self._policy is not None
         return check_int("batches of a round, as the policy gives them,", self._policy(self._records), minimum=1)
+
+    @property
+    def awaits_report(self) -> bool:
+        """Tell whether a policy has not been told what became of the last completed round."""
+        return self._policy is not None and bool(self._records) and self._records[-1].metrics is None
 
     def state(self) -> list[list[Any]]:
         """Give the records as JSON has them."""

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError
-from penstock.loader.round_policy import RoundPolicy
+from penstock.loader.round_policy import RoundPolicy, check_policy
 from penstock.plan.rounds import check_boundary, check_round_size
 from penstock.types import check_choice, check_int
 
@@ -44,8 +44,7 @@ def iter_rounds(loader: StreamingDataLoader, n: int | None) -> Iterator[Round]:
 def check_round_batches(round_batches: Any) -> int | RoundPolicy:
     """Return the length of rounds, or the policy that decides it."""
     if callable(round_batches):
-        policy: RoundPolicy = round_batches
-        return policy
+        return check_policy(round_batches)
     return check_round_size("round_batches, unless it is a policy,", round_batches)
 
 
