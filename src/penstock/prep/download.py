@@ -108,17 +108,7 @@ def download_dataset(
     folder, place = Path(output_dir), os.fspath(uri)
     asked = _open(place, options, on_error=on_error, on_nan=on_nan, columns=columns, assets=folder / ASSETS_FOLDER)
     guard = SizeGuard(folder, free_space_margin, storage_cap)
-    there = read_block_manifest(folder) if (folder / MANIFEST_NAME).is_file() else None
-    if there is None or not there.finished:
-        _check_access(asked, options)
-        expected = estimate(
-            asked.files,
-            columns=columns,
-            max_samples=max_samples,
-            compression=compression,
-            opener=partial(open_raw, **options),
-        )
-        guard.check_start(expected, sum(block.size_bytes for block in there.blocks) if there else 0)
+    _check_start(asked, folder, guard, options, columns=columns, max_samples=max_samples, compression=compression)
     refuse_other_source(asked, folder)
     source = _identity(place, asked, max_samples)
     name = dataset_name or name_of(place)
@@ -147,6 +137,17 @@ def download_dataset(
         info = writer.finalize()
         spool.remove()
     return info
+
+
+def _check_start(
+    asked: Records | LibraryRecords, folder: Path, guard: SizeGuard, options: Mapping[str, Any], **wanted: Any
+) -> None:
+    """Refuse to begin what can't be read or has no room, unless all of it is there already."""
+    there = read_block_manifest(folder) if (folder / MANIFEST_NAME).is_file() else None
+    if there is None or not there.finished:
+        _check_access(asked, options)
+        expected = estimate(asked.files, opener=partial(open_raw, **options), **wanted)
+        guard.check_start(expected, sum(block.size_bytes for block in there.blocks) if there else 0)
 
 
 def _open(place: str, storage_options: Mapping[str, Any], **options: Any) -> Records | LibraryRecords:
