@@ -10,9 +10,10 @@ row, and whose it was. Rows of free entries are used again: the number of an ent
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, TypeVar
 
 from penstock.errors import StoreError
 from penstock.node.database import Kind
@@ -41,6 +42,9 @@ INSERT INTO total VALUES (0, 0, 0, 0, 0, 0)
 _BUSY = f"state <> {READY}"
 """Lets SQLite see that `entry_busy` serves, instead of a look at each entry."""
 _COLUMNS = "id, key, state, holder, size, checksum, etag, boot, suffix"
+
+
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -82,16 +86,24 @@ class Written(NamedTuple):
 def find(db: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Row]:
     """Give the entries that there are of some keys; cost about 3 µs for each."""
     found: dict[bytes, Row] = {}
-    for start in range(0, len(keys), KEYS_AT_A_TIME):
-        part = keys[start : start + KEYS_AT_A_TIME]
-        # Texts of few lengths, so that they stay prepared.
-        length = 1 << (len(part) - 1).bit_length()
-        marks = ",".join("?" * length)
-        padded = (*part, *[part[-1]] * (length - len(part)))
-        cursor = db.execute(f"SELECT {_COLUMNS} FROM entry WHERE key IN ({marks}) AND state <> {STALE}", padded)
+    for part in _padded(keys):
+        marks = ",".join("?" * len(part))
+        cursor = db.execute(f"SELECT {_COLUMNS} FROM entry WHERE key IN ({marks}) AND state <> {STALE}", part)
         for row in map(_row, cursor):
             found[row[1]] = row
     return found
+
+
+def _padded(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut values into parts of few lengths, the last value repeated, so that texts about them stay prepared.
+
+    A text about many rows, and not the same about each: between two rows a thread would have to wait for the
+    interpreter again, for milliseconds where others compute.
+    """
+    for start in range(0, len(values), KEYS_AT_A_TIME):
+        part = values[start : start + KEYS_AT_A_TIME]
+        length = 1 << (len(part) - 1).bit_length()
+        yield [*part, *[part[-1]] * (length - len(part))]
 
 
 def claim(db: sqlite3.Connection, keys: Sequence[tuple[bytes, str]], holder: str) -> list[Claimed]:
@@ -103,10 +115,12 @@ def claim(db: sqlite3.Connection, keys: Sequence[tuple[bytes, str]], holder: str
     first = 0 if last is None else last + 1
     ids = [*free, *range(first, first + len(keys) - len(free))]
     claimed = [Claimed(entry, key, suffix) for entry, (key, suffix) in zip(ids, keys, strict=True)]
-    db.executemany(
-        f"INSERT OR REPLACE INTO entry (id, key, suffix, state, holder) VALUES (?, ?, ?, {LOADING}, '{holder}')",
-        claimed,
-    )
+    for part in _padded(claimed):
+        marks = ",".join([f"(?, ?, ?, {LOADING}, '{holder}')"] * len(part))
+        db.execute(
+            f"INSERT OR REPLACE INTO entry (id, key, suffix, state, holder) VALUES {marks}",
+            list(chain.from_iterable(part)),
+        )
     return claimed
 
 
@@ -122,11 +136,12 @@ def unclaim(db: sqlite3.Connection, entries: Sequence[Claimed], holder: str) -> 
 def publish(db: sqlite3.Connection, files: Sequence[Written], boot: str) -> None:
     """Make entries ready whose files are whole; one that others did not wait for stays what it is, stale."""
     state = f"CASE WHEN state = {LOADING} THEN {READY} ELSE {STALE} END"
-    ready = f"size = ?, checksum = ?, etag = ?, boot = '{boot}', state = {state}, holder = NULL"
-    db.executemany(
-        f"UPDATE entry SET {ready} WHERE id = ?",
-        [(file.size, file.checksum, file.etag, file.id) for file in files],
-    )
+    ready = f"size = column2, checksum = column3, etag = column4, boot = '{boot}', state = {state}, holder = NULL"
+    for part in _padded(files):
+        marks = ",".join(["(?, ?, ?, ?)"] * len(part))
+        db.execute(
+            f"UPDATE entry SET {ready} FROM (VALUES {marks}) WHERE id = column1", list(chain.from_iterable(part))
+        )
     size = sum(file.size for file in files)
     db.execute(
         "UPDATE total SET files = files + ?1, bytes = bytes + ?2, downloaded = downloaded + ?2", (len(files), size)
@@ -135,9 +150,7 @@ def publish(db: sqlite3.Connection, files: Sequence[Written], boot: str) -> None
 
 def free(db: sqlite3.Connection, ids: Iterable[int]) -> None:
     """Let entries be used again; their files are gone."""
-    db.executemany(
-        f"UPDATE entry SET key = NULL, state = {FREE}, holder = NULL, size = NULL WHERE id = ?", [(i,) for i in ids]
-    )
+    _set(db, f"key = NULL, state = {FREE}, holder = NULL, size = NULL", list(ids))
 
 
 def candidates(db: sqlite3.Connection, ids: Sequence[int]) -> list[Row]:
@@ -149,7 +162,7 @@ def candidates(db: sqlite3.Connection, ids: Sequence[int]) -> list[Row]:
 
 def doom(db: sqlite3.Connection, rows: Sequence[Row], holder: str) -> None:
     """Begin to take ready or stale entries away; their bytes count no longer."""
-    db.executemany(f"UPDATE entry SET state = {DOOMED}, holder = '{holder}' WHERE id = ?", [(row.id,) for row in rows])
+    _set(db, f"state = {DOOMED}, holder = '{holder}'", [row.id for row in rows])
     _count(db, -1, rows)
 
 
@@ -164,7 +177,12 @@ def spare(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
 
 def retire(db: sqlite3.Connection, rows: Iterable[Row]) -> None:
     """Let ready or doomed entries be found no longer; who has their files keeps them."""
-    db.executemany(f"UPDATE entry SET state = {STALE} WHERE id = ?", [(row.id,) for row in rows])
+    _set(db, f"state = {STALE}", [row.id for row in rows])
+
+
+def _set(db: sqlite3.Connection, change: str, ids: Sequence[int]) -> None:
+    for part in _padded(ids):
+        db.execute(f"UPDATE entry SET {change} WHERE id IN ({','.join('?' * len(part))})", part)
 
 
 def _count(db: sqlite3.Connection, sign: int, rows: Sequence[Row]) -> None:
@@ -198,7 +216,7 @@ def num_bytes(db: sqlite3.Connection) -> int:
 
 def vouch(db: sqlite3.Connection, rows: Sequence[Row], boot: str) -> None:
     """Record that files were found to be whole during this run of the system."""
-    db.executemany(f"UPDATE entry SET boot = '{boot}' WHERE id = ?", [(row.id,) for row in rows])
+    _set(db, f"boot = '{boot}'", [row.id for row in rows])
 
 
 def count(db: sqlite3.Connection, hits: int, misses: int, evictions: int) -> None:
