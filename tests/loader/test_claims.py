@@ -206,6 +206,25 @@ def test_an_iteration_can_end_after_so_many_batches_and_go_through_epochs(open_t
     assert ids_of(loader)[0] not in batches[per_epoch:]
 
 
+@pytest.mark.parametrize(("num_workers", "worker_type"), [(0, "thread"), (2, "thread")])
+def test_a_round_ends_with_its_last_batch_and_one_that_was_left_is_gone_on_with(open_tracker, num_workers, worker_type):
+    loader = claiming(open_tracker(), round_batches=5, num_workers=num_workers, worker_type=worker_type)
+    numbers = []
+    for round_ in loader.rounds(2):
+        for _ in itertools.islice(round_, len(round_)):
+            numbers.append(loader.round)
+    assert numbers == [0, 0, 0, 0, 1, 1, 1, 1, 1, 2]
+    # The batch in hand comes again, but it has been handed out: ranks of a group stay in step.
+    assert len(list(itertools.islice(loader, 2))) == 2
+    assert (loader.round, len(list(copy.copy(loader))), loader.round) == (2, 3, 2)
+    state = loader.state_dict()
+    assert (len(list(loader)), loader.round) == (3, 3)
+    assert (len(list(loader)), loader.round) == (5, 4)
+    next(iter(loader))
+    loader.load_state_dict(state)
+    assert (len(list(loader)), loader.round) == (5, 5)
+
+
 def test_an_iteration_need_not_end(open_tracker):
     loader = claiming(open_tracker(), stop_after=None)
     batches = ids_of(itertools.islice(loader, 100))

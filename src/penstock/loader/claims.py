@@ -42,7 +42,7 @@ class Claimed:
         seed: key of the order inside chunks, for the state.
         stop_after: "epoch": when all of its chunks are complete, by whomever, or in a group, when none is left to
             claim; "block": when the block begun with has no more chunk to claim; a number: after so many batches,
-            through epochs; None: never.
+            through epochs, and one that was left early has the rest of them; None: never.
         uneven: ranks of a data-parallel group may take different numbers of batches.
         world: this process's place.
         timeout: seconds to wait for chunks of others while nobody makes progress.
@@ -62,8 +62,9 @@ class Claimed:
     ) -> None:
         self.at: Handed | None = None
         self.last: Handed | None = None
-        self.number = 0
-        """Iterations that have ended after `stop_after` batches."""
+        self._handed_out = 0
+        """Batches, up to `_counted`."""
+        self._counted: Handed | None = None
         self._dataset = dataset
         self._tracker = tracker
         self._plan = plan
@@ -90,6 +91,12 @@ class Claimed:
     def epoch(self) -> int:
         """The epoch the next batch belongs to: the ledger's, or the one after it if all of it is complete."""
         return self._tracker.current_epoch + self._tracker.is_epoch_complete(self._plan.chunks_per_block)
+
+    @property
+    def number(self) -> int:
+        """Times that `stop_after` batches, a number, have been handed out."""
+        assert isinstance(self.stop_after, int)
+        return (self._handed_out + (self.at is not self._counted)) // self.stop_after
 
     def num_batches(self) -> int:
         """Count the batches of an iteration, where it has a number of them.
@@ -119,7 +126,8 @@ class Claimed:
         # An iterator that somebody still has, and that this one overtakes, would hold its chunks for good.
         self.let_go()
         self._epoch, self._block_id = self._begun_epoch(), None
-        handed_out = 0
+        self._count()
+        left = self.stop_after - self._handed_out % self.stop_after if isinstance(self.stop_after, int) else None
         share: Share | None = None
         with Leases(self._tracker) as leases:
             self._leases = leases
@@ -136,9 +144,8 @@ class Claimed:
                     yield delivery
                     del delivery
                     leases.trained(chunk, stop)
-                    handed_out += 1
-                    if handed_out == self.stop_after:
-                        self.number += 1
+                    self._count()
+                    if left is not None and (left := left - 1) == 0:
                         return
                 if self.stop_after == "block" and self._block_id is not None:
                     return
@@ -201,6 +208,10 @@ class Claimed:
             )
         self.let_go()
         self._leases = None
+        self._count()
+        if isinstance(self.stop_after, int):
+            # A round begins: how far which process was in its own, no state says.
+            self._handed_out -= self._handed_out % self.stop_after
         if self._world.get().dp_rank == 0:
             try:
                 self._tracker.reopen_after(state["sequence"], state.get("offsets", ()))
@@ -218,6 +229,11 @@ class Claimed:
             f"claimed from ledger {self._tracker.ledger_id}, which is in epoch {self._tracker.current_epoch}",
             "an iteration never ends" if ends is None else f"an iteration ends after {ends_in_words}",
         ]
+
+    def _count(self) -> None:
+        """Count the last batch handed out, if it is not counted yet."""
+        if self.at is not self._counted:
+            self._handed_out, self._counted = self._handed_out + 1, self.at
 
     def _claim(self, cursor: Cursor) -> Iterator[Share]:
         assert self._leases is not None
