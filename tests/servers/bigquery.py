@@ -20,7 +20,6 @@ Faults, latency and the log are those of `http.py`. `bigquery_process.py` starts
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -28,7 +27,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from servers.http import Origin, Refused, Reply, Request, Server, end_with_owner, listen, of_json
+from servers.http import Origin, Refused, Reply, Request, Server, listen, of_json, run
 
 LOCATION = "US"
 REASONS = {400: "invalid", 403: "accessDenied", 404: "notFound", 409: "duplicate"}
@@ -158,14 +157,7 @@ async def serve(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A stand-in for BigQuery's REST API, for tests.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--log", type=Path, default=Path("bigquery-access.jsonl"))
-    parser.add_argument("--child", action="store_true", help="end when standard input does, as when its owner died")
-    options = parser.parse_args()
-    if options.child:
-        end_with_owner()
-    asyncio.run(serve(options))
+    run(parser, serve, Path("bigquery-access.jsonl"))
 
 
 if __name__ == "__main__":

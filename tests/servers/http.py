@@ -38,7 +38,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from itertools import count
@@ -436,6 +436,22 @@ def end_with_owner() -> None:
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 
 
+def run(
+    parser: argparse.ArgumentParser,
+    serve: Callable[[argparse.Namespace], Coroutine[Any, Any, None]],
+    log: Path | None = None,
+) -> None:
+    """Serve what a command line says, with the options that all servers have, until the process ends."""
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--log", type=Path, default=log, help="a line for each answer")
+    parser.add_argument("--child", action="store_true", help="end when standard input does, as when its owner died")
+    options = parser.parse_args()
+    if options.child:
+        end_with_owner()
+    asyncio.run(serve(options))
+
+
 async def serve(options: argparse.Namespace) -> None:
     server = Server(options.log)
     server.latency_s = options.latency_s
@@ -447,16 +463,9 @@ async def serve(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A web server for tests.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--log", type=Path, help="a line for each answer")
     parser.add_argument("--latency-s", type=float, default=0.0, help="silence before each answer")
     parser.add_argument("--certificate", type=Path, help="PEM file with certificate and key: speak https")
-    parser.add_argument("--child", action="store_true", help="end when standard input does, as when its owner died")
-    options = parser.parse_args()
-    if options.child:
-        end_with_owner()
-    asyncio.run(serve(options))
+    run(parser, serve)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Faults, latency and the log are those of `http.py`; the origin of a line is "hub
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import json
 import re
@@ -27,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from servers.http import Origin, Refused, Reply, Request, Server, end_with_owner, listen, of_bytes, of_file, of_json
+from servers.http import Origin, Refused, Reply, Request, Server, listen, of_bytes, of_file, of_json, run
 
 LFS_SUFFIXES = (".parquet", ".arrow", ".zst", ".gz", ".bin")
 LFS_BYTES = 1 << 20
@@ -245,16 +244,9 @@ async def serve(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A dataset Hub for tests.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--log", type=Path, default=Path("hub-access.jsonl"))
     parser.add_argument("--page", type=int, default=PAGE, help="most items of a page")
     parser.add_argument("--cdn", action="store_true", help="redirect large files to a second port")
-    parser.add_argument("--child", action="store_true", help="end when standard input does, as when its owner died")
-    options = parser.parse_args()
-    if options.child:
-        end_with_owner()
-    asyncio.run(serve(options))
+    run(parser, serve, Path("hub-access.jsonl"))
 
 
 if __name__ == "__main__":
