@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.errors import ConfigError, StateMismatch
-from penstock.types import check_int
+from penstock.plan.rounds import check_round_size
 
 ROUNDS_KEPT = 8
 """Rounds of which a policy is told: what a state holds stays small."""
@@ -29,7 +30,8 @@ class RoundRecord:
     number: int
     num_batches: int
     metrics: dict[str, float] | None = None
-    """As reported after it, to six digits, so that they are the same in a resumed run; None: nothing was."""
+    """As reported after it, to six digits, so that they are the same in a resumed run, and without those that are not
+    finite; None: nothing was, or nothing finite."""
 
 
 RoundPolicy = Callable[[Sequence[RoundRecord]], int]
@@ -77,6 +79,8 @@ class History:
     def reported(self, metrics: dict[str, Any]) -> History:
         """Give the history with what became of the last completed round; a later report adds to an earlier one.
 
+        Warns of metrics that are not finite, and leaves them out: a diverging model is no reason to end its run.
+
         Raises:
             ConfigError: no policy would read it, no round is complete, or the metrics are no few numbers.
         """
@@ -87,7 +91,11 @@ class History:
         if not self._records:
             raise ConfigError("no round is complete yet: report what came of a round after its last batch")
         last = self._records[-1]
-        found = {**(last.metrics or {}), **{name: _number(name, value) for name, value in metrics.items()}}
+        numbers = {name: _number(name, value) for name, value in metrics.items()}
+        if infinite := {name: number for name, number in numbers.items() if not math.isfinite(number)}:
+            # A state is JSON, which has no word for them.
+            warnings.warn(f"{infinite} of round {last.number} is kept from the policy: not finite", stacklevel=4)
+        found = {**(last.metrics or {}), **{name: number for name, number in numbers.items() if name not in infinite}}
         if (size := len(json.dumps(found))) > METRICS_BYTES:
             raise ConfigError(
                 f"the metrics of a round are {size} bytes of JSON, and a state has room for {METRICS_BYTES}: report "
@@ -99,10 +107,12 @@ class History:
         """Ask the policy for the batches of the next round.
 
         Raises:
-            ConfigError: it gives no positive integer.
+            ConfigError: it gives no integer from 1 to 2**62.
         """
         assert self._policy is not None
-        return check_int("batches of a round, as the policy gives them,", self._policy(self._records), minimum=1)
+        # That a round was reported on and nothing of it was finite is for awaits_report only.
+        told = tuple(replace(record, metrics=record.metrics or None) for record in self._records)
+        return check_round_size("batches of a round, as the policy gives them,", self._policy(told))
 
     @property
     def awaits_report(self) -> bool:
@@ -130,11 +140,9 @@ class History:
 
 
 def _number(name: str, value: Any) -> float:
-    """Take a number, to six digits."""
+    """Take a number, to six digits, finite or not."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise ConfigError(f"metric {name!r} must be a number, got {value!r}") from None
-    if not math.isfinite(number):
-        raise ConfigError(f"metric {name!r} must be finite, got {number}: a state is JSON, which has no word for it")
     return float(f"{number:.6g}")
