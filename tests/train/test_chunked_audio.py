@@ -19,6 +19,7 @@ from penstock import (
     ConfigError,
     QuantizedAudioDataset,
     QuantizedAutoregressiveAudio,
+    StreamingDataLoader,
     World,
 )
 
@@ -158,3 +159,18 @@ def test_a_size_survives_the_way_to_another_process_and_a_wrong_one_is_refused(f
             ChunkedQuantizedAudioDataset(folder, chunk_size=value)
         with pytest.raises(ConfigError, match=r"^val_chunk_size must be an integer from 1 to"):
             ChunkedQuantizedAutoregressiveAudio(folder, val_chunk_size=value)
+
+
+def test_an_argument_that_is_not_there_is_refused_by_the_class_that_was_given_it(folder):
+    with pytest.raises(
+        ConfigError, match=r"^ChunkedQuantizedAutoregressiveAudio takes no quantisation; .* quantization\?"
+    ):
+        ChunkedQuantizedAutoregressiveAudio(folder, quantisation="mu-law")
+
+
+def test_a_part_that_setup_has_not_made_yet_says_so(folder):
+    data = QuantizedAutoregressiveAudio(folder, sample_len=30)
+    with pytest.raises(ConfigError, match=r"dataset is None, .* setup\(\) makes it"):
+        StreamingDataLoader(data.dataset_train, 2)
+    data.setup()
+    assert len(StreamingDataLoader(data.dataset_train, 2)) > 0

@@ -166,3 +166,8 @@ class TestWithChunks:
         assert ids_of(twin) == ids_of(loader)
         with pytest.raises(StateMismatch):
             ChunkedDataLoader(subjects.Plain(11), 1, 4, shuffle=True).load_state_dict(state)
+
+
+def test_an_argument_that_is_not_there_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"^ChunkedDataLoader takes no boundry; did you mean boundary\?"):
+        ChunkedDataLoader(list(range(10)), 2, 3, boundry="short")

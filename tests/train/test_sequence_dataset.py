@@ -236,3 +236,29 @@ def test_what_contradicts_rounds_is_refused():
             ChunkedSequenceDataset(**size, dataset_train=Stream()).train_dataloader()
         with pytest.raises(ConfigError, match="sampler"):
             partitions(**size).train_dataloader(sampler=SubsetRandomSampler([1]))
+
+
+@pytest.mark.parametrize("sizes", [{}, {"train_chunk_size": 2}])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("train_chunksize", r"did you mean train_chunk_size\?"),
+        ("num_worker", r"did you mean num_workers\?"),
+        ("boundry", r"did you mean boundary\?"),
+        ("collate", r"did you mean collate_fn\?"),
+        ("xyzzy", "$"),
+    ],
+)
+def test_an_option_that_no_loader_takes_is_refused_by_the_class_that_was_given_it(sizes, option, said):
+    class Voices(ChunkedSequenceDataset):
+        pass
+
+    with pytest.raises(ConfigError, match=f"^Voices takes no {option}.*{said}"):
+        Voices(**sizes, **{option: 1})
+
+
+def test_a_policy_is_no_size_and_is_told_where_it_goes():
+    with pytest.raises(
+        ConfigError, match=r"StreamingDataLoader\(…, round_batches=policy\), under Lightning with Rounds"
+    ):
+        ChunkedSequenceDataset(train_chunk_size=lambda history: 3)

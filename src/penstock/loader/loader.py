@@ -6,7 +6,6 @@ comes next and remembers how far the trainer is. A checkpoint is what the assign
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -161,7 +160,7 @@ class StreamingDataLoader(Running):
         **unknown: Any,
     ) -> None:
         if unknown:
-            refuse_unknown(unknown, inspect.signature(StreamingDataLoader).parameters)
+            refuse_unknown(type(self), unknown)
         self.batch_size = batch_size
         self.seed = choose_seed(seed, dataset)
         shuffle = choose_shuffle(shuffle, dataset)

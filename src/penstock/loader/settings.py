@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -36,13 +37,30 @@ INSTEAD = {
 """What takes the place of torch's arguments that have no meaning here."""
 
 
-def refuse_unknown(unknown: Iterable[str], known: Iterable[str]) -> NoReturn:
-    """Raise ConfigError for unknown arguments; says what to use in place of the first one."""
+def parameters_of(owner: type) -> dict[str, None]:
+    """Name what the constructors of a class and of those it is made of take by name, its own first."""
+    found: dict[str, None] = {}
+    for each in owner.__mro__[:-1]:
+        if "__init__" in vars(each):
+            own = list(inspect.signature(vars(each)["__init__"]).parameters.values())[1:]
+            found |= dict.fromkeys(one.name for one in own if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
+    return found
+
+
+def refuse_unknown(owner: type, unknown: Iterable[str], *passed_on: type) -> NoReturn:
+    """Raise ConfigError for unknown arguments; says what to use in place of the first one.
+
+    Args:
+        owner: the class that was called.
+        unknown: names that nobody knows.
+        passed_on: classes whose arguments it takes too.
+    """
     name = next(iter(unknown))
     if name in INSTEAD:
-        raise ConfigError(f"StreamingDataLoader takes no {name}: {INSTEAD[name]}")
+        raise ConfigError(f"{owner.__name__} takes no {name}: {INSTEAD[name]}")
+    known = [parameter for each in (owner, *passed_on) for parameter in parameters_of(each)]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    raise ConfigError(f"StreamingDataLoader takes no {name}{f'; did you mean {near[0]}?' if near else ''}")
+    raise ConfigError(f"{owner.__name__} takes no {name}{f'; did you mean {near[0]}?' if near else ''}")
 
 
 def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucket: int | None) -> Order:
@@ -51,6 +69,11 @@ def build_order(dataset: Any, shuffle: Any, seed: int, window: int, length_bucke
         raise ConfigError(
             f"dataset must hold samples, got {dataset!r}, a path: open it first, for a token bin with "
             "TokenDataset(path, seq_len)"
+        )
+    if dataset is None:
+        raise ConfigError(
+            "dataset is None, which has no __len__ and __getitem__: give a map-style dataset; where setup() makes it, "
+            "as that of QuantizedAutoregressiveAudio does, call it first"
         )
     has_ids = hasattr(dataset, "__len__") and (hasattr(dataset, "fetch") or hasattr(dataset, "__getitem__"))
     # torch's base class gives an IterableDataset a __getitem__ that only raises.

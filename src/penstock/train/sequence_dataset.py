@@ -9,10 +9,11 @@ setup() ──▶ dataset_train, dataset_val, dataset_test
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from typing import Any
 
 from penstock.errors import ConfigError
+from penstock.loader.settings import INSTEAD, parameters_of, refuse_unknown
 from penstock.train.chunked_dataloader import ChunkedDataLoader
 from penstock.types import check_int
 
@@ -45,7 +46,7 @@ class ChunkedSequenceDataset:
             evaluation that is left before its end begins anew in the next iteration.
 
     Raises:
-        ConfigError: a size is no integer from 1 to 2**63 - 1.
+        ConfigError: no loader takes an option; a size is no integer from 1 to 2**63 - 1.
 
     >>> data = ChunkedSequenceDataset(train_chunk_size=2, dataset_train=range(10), dataset_val=range(3), batch_size=4)
     >>> [len(data.train_dataloader()), len(data.val_dataloader()), len(data.test_dataloader())]
@@ -64,6 +65,7 @@ class ChunkedSequenceDataset:
         dataset_test: Any = None,
         **options: Any,
     ) -> None:
+        check_loader_options(type(self), options)
         self.set_chunk_sizes(train_chunk_size, val_chunk_size)
         self.dataset_train = dataset_train
         self.dataset_val = dataset_val
@@ -184,12 +186,32 @@ class ChunkedSequenceDataset:
         return type(self).__name__
 
 
+def check_loader_options(owner: type, options: Iterable[str]) -> None:
+    """Refuse options that no loader takes, with rounds or without, before one is asked for.
+
+    Args:
+        owner: the class that was given them.
+        options: their names.
+
+    Raises:
+        ConfigError: names the first, and what of the class's own arguments or of a loader's was meant.
+    """
+    known = {*parameters_of(ChunkedDataLoader), *INSTEAD}
+    if unknown := [name for name in options if name not in known]:
+        refuse_unknown(owner, unknown, ChunkedDataLoader)
+
+
 def check_chunk_size(name: str, size: Any) -> int | None:
     """Return the size of a round in batches, or None if it is not given.
 
     Raises:
         ConfigError: it is no integer from 1 to 2**63 - 1.
     """
+    if callable(size):
+        raise ConfigError(
+            f"{name} is a number; where a policy decides how long rounds are, make the loader yourself: "
+            "StreamingDataLoader(…, round_batches=policy), under Lightning with RoundsCallback(report=…)"
+        )
     return None if size is None else check_int(name, size, minimum=1, maximum=2**63 - 1)
 
 
