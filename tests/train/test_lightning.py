@@ -362,6 +362,12 @@ def test_validating_alone_takes_the_round_that_training_is_at(tmp_path):
         ({"val_mode": "all"}, "val_mode must be one of"),
         ({"train_chunk_size": 0}, "train_chunk_size must be an integer from 1"),
         ({"val_chunk_size": 2.0}, "val_chunk_size must be an integer"),
+        (
+            {"train_chunk_size": lambda history: 4},
+            r"StreamingDataLoader\(…, round_batches=policy\), .* RoundsCallback\(rep",
+        ),
+        ({"val_mod": "full"}, r"^RoundsDataModule takes no val_mod; did you mean val_mode\?"),
+        ({"num_worker": 2}, r"^RoundsDataModule takes no num_worker; did you mean num_workers\?"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(settings, said):

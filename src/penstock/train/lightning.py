@@ -37,7 +37,7 @@ from penstock.train.lightning_options import (
 )
 from penstock.train.lightning_restart import loader_states, mend_progress
 from penstock.train.round_bookmark import Bookmark, load_states
-from penstock.train.sequence_dataset import ChunkedSequenceDataset
+from penstock.train.sequence_dataset import ChunkedSequenceDataset, check_loader_options
 from penstock.types import check_choice
 
 try:
@@ -266,7 +266,8 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
         **options: of the loaders, see `ChunkedDataLoader`: `num_workers`, `collate_fn`, `pin_memory`, ….
 
     Raises:
-        ConfigError: lightning is not installed, a size is no positive integer, or `val_mode` contradicts the sizes.
+        ConfigError: lightning is not installed, a size is no positive integer, `val_mode` contradicts the sizes, or no
+            loader takes an option.
     """
 
     def __init__(
@@ -282,6 +283,7 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
+        check_loader_options(type(self), options)
         choose_mode(val_mode)
         if val_mode == "full" and val_chunk_size is not None:
             raise ConfigError(
