@@ -49,6 +49,47 @@ def test_an_interrupt_inside_the_loader_loses_no_batch(kind, method, at, monkeyp
     assert interrupts == 1
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before it has closed", "after it"])
+def test_a_second_interrupt_while_the_first_one_closes_the_lane_loses_no_batch(kind, before, monkeypatch):
+    lane, signals = LANES[kind], []
+    submit, close = lane.submit, lane.close
+
+    def interrupted(self, *args):
+        submit(self, *args)
+        signals.append(1)
+        if len(signals) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted_again(self):
+        once = len(signals) >= 3 and not lane_closings
+        lane_closings.append(1)
+        if once and before:
+            # What an interrupt leaves undone here ends with this process; the test ends it.
+            left.append(self)
+            signal.raise_signal(signal.SIGINT)
+        close(self)
+        if once:
+            signal.raise_signal(signal.SIGINT)
+
+    lane_closings, left = [], []
+    monkeypatch.setattr(lane, "submit", interrupted)
+    monkeypatch.setattr(lane, "close", interrupted_again)
+    read, interrupts = [], 0
+    with StreamingDataLoader(
+        subjects.Fetching(40), 4, num_workers=1, worker_type=kind, prefetch=2, timeout=30
+    ) as loader:
+        while loader.epoch == 0:
+            try:
+                for batch in loader:
+                    read += batch["id"].tolist()
+            except KeyboardInterrupt:
+                interrupts += 1
+    for each in left:
+        close(each)
+    assert read == list(range(40))
+    assert interrupts == 1
+
+
 def test_counting_batches_instead_of_exhausting_the_iterator_gives_every_epoch():
     loader = StreamingDataLoader(subjects.Plain(8), 4, shuffle=True)
     counted = [[batch["id"].tolist() for _, batch in zip(range(len(loader)), loader, strict=False)] for _ in range(3)]
@@ -80,6 +121,26 @@ def test_batches_under_way_end_between_two_samples_when_the_loader_is_closed():
         return sample
 
     loader = StreamingDataLoader(subjects.Plain(8000), 4000, transform=slowly, num_workers=2, worker_type="thread")
+    closer = threading.Timer(1.0, loader.close)
+    closer.start()
+    with pytest.raises(LoaderClosed):
+        next(iter(loader))
+    closer.join()
+    count = len(begun)
+    time.sleep(0.5)
+    assert len(begun) == count
+
+
+def test_a_plain_dataset_is_asked_for_no_more_samples_once_the_loader_is_closed():
+    begun = []
+
+    class Slow(subjects.Plain):
+        def __getitem__(self, index):
+            begun.append(index)
+            time.sleep(0.2)
+            return super().__getitem__(index)
+
+    loader = StreamingDataLoader(Slow(8000), 4000, num_workers=2, worker_type="thread")
     closer = threading.Timer(1.0, loader.close)
     closer.start()
     with pytest.raises(LoaderClosed):

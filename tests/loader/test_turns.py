@@ -138,3 +138,13 @@ def test_who_is_stuck_keeps_nobody_from_working(clocks, crew, helped_by) -> None
         clocks.turns.put(lambda: None)
     assert done.wait(10)
     let_go.set()
+
+
+def test_wakes_do_not_pile_up_while_threads_are_busy(clocks, crew):
+    """A thread that never runs out of work was told of each piece of it, and had all that to hear before it ended."""
+    over = threading.Event()
+    for _ in range(5000):
+        clocks.turns.put(lambda: None)
+    clocks.turns.put(over.set)
+    assert over.wait(10)
+    assert clocks.turns._wakes.qsize() <= len(crew.threads)

@@ -27,6 +27,8 @@ from penstock.transforms.reused_buffers import NamedBuffers
 
 Policy = Literal["raise", "skip", "substitute"]
 Rows = list[Any] | dict[str, Any]
+IsWanted = Callable[[], bool]
+"""Asked between two samples, whether anybody still waits for them."""
 
 MAX_FAILED_SUBSTITUTES = 16
 MAX_FILTERED_SUBSTITUTES = 1000
@@ -67,6 +69,16 @@ class Made:
     substitutes: dict[int, int]
     leases: Any = ()
     """What keeps the files in place that the batch may name: kept until the trainer asks for the next."""
+
+
+class _Unwanted(LoaderClosed):
+    """Nobody wants the samples of a step any more."""
+
+
+def _go_on(is_wanted: IsWanted | None) -> None:
+    """Raise LoaderClosed where nobody wants what is being made."""
+    if is_wanted is not None and not is_wanted():
+        raise _Unwanted("the samples of this batch are of no use any more")
 
 
 class Recipe:
@@ -119,7 +131,7 @@ class Recipe:
         """
         return self.assemble(epochs, ids, [self.part(epochs, ids)])
 
-    def part(self, epochs: int | np.ndarray, ids: np.ndarray, is_wanted: Callable[[], bool] = lambda: True) -> Part:
+    def part(self, epochs: int | np.ndarray, ids: np.ndarray, is_wanted: IsWanted | None = None) -> Part:
         """Fetch and transform some of a step's ids.
 
         Raises:
@@ -127,9 +139,11 @@ class Recipe:
         """
         leases: list[Any] = []
         try:
-            rows = self._fetch(epochs, ids, leases)
+            rows = self._fetch(epochs, ids, leases, is_wanted)
+        except _Unwanted:
+            raise
         except Exception as error:  # noqa: BLE001 - a dataset may raise anything; the policy decides what it means
-            return self._one_by_one(epochs, ids, error)
+            return self._one_by_one(epochs, ids, error, is_wanted)
         self._check_count(rows, len(ids))
         if isinstance(rows, dict):
             if self.keeps_arrays:
@@ -140,8 +154,7 @@ class Recipe:
         made: list[Any] = []
         part = Part(rows=made, leases=leases)
         for epoch, id_, sample in zip(_each(epochs, ids), ids.tolist(), rows, strict=True):
-            if not is_wanted():
-                raise LoaderClosed("the samples of this batch are of no use any more")
+            _go_on(is_wanted)
             try:
                 samples = self._transform(epoch, id_, sample)
             except SampleError as error:
@@ -173,7 +186,9 @@ class Recipe:
             raise self._error(int(ids[0]), "collate", error, f"samples {_shown(ids)}") from error
         return Made(batch=batch, num_samples=len(rows), failures=failures, substitutes=substitutes, leases=leases)
 
-    def _fetch(self, epochs: int | np.ndarray, ids: np.ndarray, leases: list[Any]) -> Rows:
+    def _fetch(
+        self, epochs: int | np.ndarray, ids: np.ndarray, leases: list[Any], is_wanted: IsWanted | None = None
+    ) -> Rows:
         """Ask the dataset; what keeps the files of its answer in place is added to `leases`."""
         dataset = self.dataset
         if self._fetches:
@@ -183,7 +198,13 @@ class Recipe:
             return rows
         if (getitems := getattr(dataset, "__getitems__", None)) is not None:
             return getitems(ids.tolist())
-        return [dataset[id_] for id_ in ids.tolist()]
+        if is_wanted is None:
+            return [dataset[id_] for id_ in ids.tolist()]
+        rows = []
+        for id_ in ids.tolist():
+            _go_on(is_wanted)
+            rows.append(dataset[id_])
+        return rows
 
     def _any_failed(self, rows: Sequence[Any]) -> bool:
         """Whether `fetch` gave an error in the place of a sample."""
@@ -203,12 +224,15 @@ class Recipe:
                 "for each, in their order"
             )
 
-    def _one_by_one(self, epochs: int | np.ndarray, ids: np.ndarray, error: Exception) -> Part:
+    def _one_by_one(
+        self, epochs: int | np.ndarray, ids: np.ndarray, error: Exception, is_wanted: IsWanted | None
+    ) -> Part:
         """Find out which sample a failed call was about, and apply the policy to that one only."""
         if len(ids) == 1 and self.on_error == "raise" and self._discard is None:
             raise self._error(int(ids[0]), "fetch", error) from error
         part = Part(rows=[])
         for epoch, id_ in zip(_each(epochs, ids), ids.tolist(), strict=True):
+            _go_on(is_wanted)
             self._settle(part, epoch, id_, partial(self._sample, epoch, id_, part.leases))
         return part
 

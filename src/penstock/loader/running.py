@@ -149,9 +149,10 @@ class Running:
         for handed in (self._assignment.at, self._assignment.last):
             if handed is not None and handed[2] is not None:
                 handed[2].leases = ()
-        if self._finalizer is not None:
-            self._finalizer()
-        self._engine = self._finalizer = None
+        # Let go of first: interrupted in the middle of closing it, the loader opens another engine next time.
+        finalizer, self._finalizer, self._engine = self._finalizer, None, None
+        if finalizer is not None:
+            finalizer()
 
     def _batches(self) -> Iterator[Any]:
         """Hand out the rest of the epoch, moving the cursor with each batch."""

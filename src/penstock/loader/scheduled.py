@@ -15,7 +15,7 @@ from penstock.formats.files import digest
 from penstock.loader.assignment import Handed
 from penstock.loader.engine import Delivery
 from penstock.loader.hints import Walk
-from penstock.loader.recipe import Made, Part, Recipe
+from penstock.loader.recipe import IsWanted, Made, Part, Recipe
 from penstock.loader.state import STATE_VERSION
 from penstock.loader.stream_options import StreamOptions
 from penstock.loader.worker import ShareAt
@@ -233,7 +233,7 @@ class StreamsRecipe:
         """Make the batch of ids, all of one stream."""
         return self.assemble(epochs, ids, [self.part(epochs, ids)])
 
-    def part(self, epochs: int | np.ndarray, ids: np.ndarray, is_wanted: Callable[[], bool] = lambda: True) -> Part:
+    def part(self, epochs: int | np.ndarray, ids: np.ndarray, is_wanted: IsWanted | None = None) -> Part:
         """Fetch and transform some of a step's ids, as long as they are wanted."""
         recipe, first = self._of(ids)
         return recipe.part(epochs, ids - first, is_wanted)

@@ -46,6 +46,8 @@ class Turns(Generic[T]):
         self._lock = threading.Lock()
         self._tasks: deque[T] = deque()
         self._wakes: SimpleQueue[bool] = SimpleQueue()
+        self._asleep = 0
+        """Threads that nobody has woken yet: only for them is there a wake to put, so that wakes never pile up."""
         self._left = FIRST_TRY_AFTER
         self._alone = False
         self._leader: int | None = None
@@ -66,24 +68,29 @@ class Turns(Generic[T]):
                     # It comes to this task without being told, and nobody else need wake up.
                     return
                 self._let_all()
-        self._wakes.put(True)
+            elif self._asleep:
+                self._wake()
 
     def tasks(self) -> Iterator[T]:
         """Give a thread its tasks, until `end_thread`."""
-        while self._wakes.get():
+        while True:
             while (task := self._take()) is not None:
                 yield task
                 # A waiting thread must not keep a task, and what came of it, alive.
                 del task
+            if not self._wakes.get():
+                return
 
     def _take(self) -> T | None:
         me = threading.get_ident()
         with self._lock:
-            if self._alone and self._leader not in (None, me):
-                return None
-            self._leader = me if self._alone and self._tasks else None
-            self._begun_s = self._clock()
-            return self._tasks.popleft() if self._tasks else None
+            if not self._alone or self._leader in (None, me):
+                self._leader = me if self._alone and self._tasks else None
+                self._begun_s = self._clock()
+                if self._tasks:
+                    return self._tasks.popleft()
+            self._asleep += 1
+            return None
 
     def begin(self) -> Start:
         """Say that the calling thread begins a task."""
@@ -118,5 +125,9 @@ class Turns(Generic[T]):
 
     def _let_all(self) -> None:
         self._alone, self._left, self._leader = False, TRY_AFTER, None
-        for _ in self._tasks:
-            self._wakes.put(True)
+        for _ in range(min(len(self._tasks), self._asleep)):
+            self._wake()
+
+    def _wake(self) -> None:
+        self._asleep -= 1
+        self._wakes.put(True)
