@@ -662,6 +662,13 @@ class TestArguments:
         with pytest.raises(ConfigError, match="round_batches="):
             StreamingDataLoader(subjects.Fetching(10), 2, shuffle="within")
 
+    def test_rounds_too_far_to_be_counted_are_refused_where_they_are_asked_for(self):
+        loader = loader_of(round_batches=2**58, batch_size=8, shuffle="within")
+        before = loader.state_dict()
+        with pytest.raises(ConfigError, match="counted up to"):
+            loader.set_round(10**30)
+        assert loader.state_dict() == before
+
     def test_epochs_follow_by_themselves(self):
         loader = loader_of()
         loader.set_epoch(0)
@@ -675,7 +682,7 @@ class TestArguments:
             loader_of(remainder="cut")
         with pytest.raises(ConfigError, match="length_bucket"):
             loader_of(shuffle="within", length_bucket=2)
-        with pytest.raises(ConfigError, match="num_batches"):
+        with pytest.raises(ConfigError, match="round_batches must be"):
             next(iter(loader_of(round_batches=2**62, batch_size=4)))
 
 

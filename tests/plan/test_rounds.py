@@ -171,14 +171,27 @@ def test_rounds_are_found_at_positions_beyond_64_bits():
     assert sorted(ids.tolist()) == list(range(begun, begun + chunk))
     assert epochs is None
     rounds = rounds_of(size, 1, chunk, order=Sequential(size))
-    number = 2**80 + 3
+    number = 2**79 + 3
     assert rounds.begin(number) == Cursor(epoch=number * chunk // size, samples=number * chunk % size)
+
+
+@pytest.mark.parametrize("boundary", ["carry", "pad"])
+def test_rounds_of_cycles_that_cannot_be_counted_are_refused(boundary):
+    size, chunk = 10, 2**61
+    order = WithinRounds(size, chunk, seed=0, across=boundary == "carry")
+    rounds = rounds_of(size, 1, chunk, boundary, order=order)
+    last = 2**62 * size // chunk if boundary == "carry" else 2**62
+    cursor = rounds.begin(last)
+    assert cursor.epoch == 2**62
+    assert rounds.share(cursor, World()).ids.shape == (1, 1)
+    with pytest.raises(ConfigError, match=rf"round {10**30} begins in cycle \d+, .* 2\*\*62"):
+        rounds.begin(10**30)
 
 
 def test_bad_settings_are_refused():
     plan = Plan(order=Sequential(10), global_batch=2, remainder="carry")
     for num_batches in (0, -1, 1.0, True, 2**63):
-        with pytest.raises(ConfigError, match="num_batches"):
+        with pytest.raises(ConfigError, match="round_batches"):
             Rounds(plan=plan, num_batches=num_batches, boundary="carry")
     assert check_boundary("boundary", "wrap") == "pad"
     with pytest.raises(ConfigError, match="boundary must be one of"):

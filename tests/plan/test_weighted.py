@@ -78,13 +78,24 @@ def test_any_place_is_found_alone_and_the_weights_are_part_of_the_name():
     assert len({order.name, *(other.name for other in others)}) == 5
 
 
+def test_weights_may_come_one_by_one_or_as_an_array():
+    expected = WeightedChunks(10, [1, 2], floor=0.1, seed=0).ids(0, np.arange(10)).tolist()
+    for weights in (iter([1, 2]), np.array([1, 2]), (1, 2)):
+        assert WeightedChunks(10, weights, floor=0.1, seed=0).ids(0, np.arange(10)).tolist() == expected
+
+
 def test_bad_settings_are_refused():
     for weights, said in (([], "number of chunk_weights"), ([1] * 11, "number of chunk_weights"), ([0, 0], "above 0")):
         with pytest.raises(ConfigError, match=said):
             WeightedChunks(10, weights, floor=0.1, seed=0)
     for weight in (-1, float("nan"), float("inf"), "2", None, True):
-        with pytest.raises(ConfigError, match="the weight of chunk"):
+        with pytest.raises(ConfigError, match="chunk_weights of 'chunk 1' must be"):
             WeightedChunks(10, [1, weight], floor=0.1, seed=0)
+    for weights in (3, "12", {"a": 1, "b": 2}, None):
+        with pytest.raises(ConfigError, match="chunk_weights must be a list"):
+            WeightedChunks(10, weights, floor=0.1, seed=0)
+    with pytest.raises(ConfigError, match="number of chunk_weights"):
+        WeightedChunks(10, itertools.repeat(1), floor=0.1, seed=0)
     for floor in (0, -0.1, 1.1, float("nan"), "a", None, True):
         with pytest.raises(ConfigError, match="weight_floor"):
             WeightedChunks(10, [1, 2], floor=floor, seed=0)

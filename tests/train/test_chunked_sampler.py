@@ -157,8 +157,11 @@ def test_bad_arguments_are_refused():
     for ask in (len, lambda sampler: next(iter(sampler))):
         with pytest.raises(ConfigError, match="a multiple of 3"):
             ask(ChunkedSampler(10, 4, world=World(dp_size=3)))
-    with pytest.raises(ConfigError, match="chunk must be"):
-        ChunkedSampler(10, 4).set_chunk(-1)
+    for ask in ("set_chunk", "get_chunk_indices"):
+        with pytest.raises(ConfigError, match="chunk must be"):
+            getattr(ChunkedSampler(10, 4), ask)(-1)
+        with pytest.raises(ConfigError, match="counted up to"):
+            getattr(ChunkedSampler(10, 4), ask)(10**30)
 
 
 def test_a_huge_dataset_costs_no_more_than_what_is_read():

@@ -64,7 +64,7 @@ class Rounds:
     boundary: Literal["carry", "short", "pad", "drop"]
 
     def __post_init__(self) -> None:
-        check_int("num_batches", self.num_batches, minimum=1, maximum=MAX_RANGE // self.plan.global_batch)
+        check_int("round_batches", self.num_batches, minimum=1, maximum=MAX_RANGE // self.plan.global_batch)
         check_choice("boundary", self.boundary, BOUNDARIES)
         assert (self.boundary == "carry") == (self.plan.remainder == "carry")
         if self.total == 0:
@@ -85,13 +85,20 @@ class Rounds:
         return self.num_batches * self.plan.global_batch
 
     def begin(self, number: int) -> Cursor:
-        """Give the start of round `number`, counted from the stream's start."""
+        """Give the start of round `number`, counted from the stream's start.
+
+        Raises:
+            ConfigError: it is no such number, or so large that its cycle's is beyond 2**62.
+        """
         check_int("round", number, minimum=0)
         if self.boundary == "carry":
             epoch, samples = divmod(number * self.num_samples, self.plan.num_samples)
-            return Cursor(epoch=epoch, samples=samples)
-        epoch, place = divmod(number, self.total)
-        return Cursor(epoch=epoch, samples=place * self.num_samples)
+        else:
+            epoch, place = divmod(number, self.total)
+            samples = place * self.num_samples
+        if epoch > MAX_RANGE:
+            raise ConfigError(f"round {number} begins in cycle {epoch}, and cycles are counted up to 2**62")
+        return Cursor(epoch=epoch, samples=samples)
 
     def settle(self, cursor: Cursor) -> Cursor:
         """Give the same place as a cursor whose cycle has batches left: at a cycle's end, the next one's start."""

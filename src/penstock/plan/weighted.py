@@ -12,10 +12,10 @@ is known beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from fractions import Fraction
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -58,12 +58,16 @@ class WeightedChunks:
     ([2, 7, 3], 3)
     """
 
-    def __init__(self, num_samples: int, weights: Sequence[Any], *, floor: float, seed: int | None) -> None:
+    def __init__(self, num_samples: int, weights: Iterable[Any], *, floor: float, seed: int | None) -> None:
         self.num_samples = check_int("num_samples", num_samples, minimum=1)
-        listed = np.asarray(weights, object).ravel().tolist()
+        if isinstance(weights, str | Mapping) or not isinstance(weights, Iterable):
+            raise ConfigError(f"chunk_weights must be a list of numbers, one for each chunk, got {weights!r}")
+        # Of a generator no more than tells that there are too many.
+        counted = weights if isinstance(weights, Sized) else list(islice(weights, MAX_CHUNKS + 1))
+        listed = np.asarray(counted, object).ravel().tolist()
         count = check_int("the number of chunk_weights", len(listed), minimum=1, maximum=min(num_samples, MAX_CHUNKS))
         named = {str(chunk): weight for chunk, weight in enumerate(listed)}
-        check_weights("the weight of chunk", named)
+        check_weights("chunk_weights", {f"chunk {name}": weight for name, weight in named.items()})
         is_number = isinstance(floor, int | float | np.integer | np.floating) and not isinstance(floor, bool)
         if not is_number or not 0 < floor <= 1:
             raise ConfigError(

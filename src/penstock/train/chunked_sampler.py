@@ -103,11 +103,15 @@ class ChunkedSampler(Sampler[int]):
 
     def get_chunk_indices(self, chunk: int) -> np.ndarray:
         """Give the samples of a chunk over all ranks, in their order, int64 [chunk_size] (fewer, if it is "short")."""
+        check_int("chunk", chunk, minimum=0)
         return self._ids(chunk, np.arange(self._size(chunk)))
 
     def set_chunk(self, chunk: int) -> None:
         """Go to a chunk, counted from the first one of the first cycle."""
-        self._chunk = check_int("chunk", chunk, minimum=0)
+        number = check_int("chunk", chunk, minimum=0)
+        # Raises, if it is too far to be counted.
+        self._rounds.begin(number)
+        self._chunk = number
 
     def advance_chunk(self) -> None:
         """Go to the next chunk."""
