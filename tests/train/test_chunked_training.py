@@ -179,6 +179,42 @@ def test_cut_in_a_round_it_goes_on_with_the_next_batch_and_ends_the_same():
     assert torch.equal(resumed.linear.weight, whole.linear.weight)
 
 
+@pytest.mark.parametrize("done", [10, 13, 14])
+def test_a_batch_that_failed_comes_again_when_the_round_is_asked_for_again(done):
+    """The first, a later and the last one of round 2: nothing is skipped, its validation neither."""
+    whole, module = net(BOTH), net(BOTH)
+    for _ in range(4):
+        whole.train_epoch_with_chunking()
+    step, failures = module.training_step, iter([MemoryError("no room")])
+
+    def failing(batch, index):
+        if len(module.trained) == done and (failure := next(failures, None)) is not None:
+            raise failure
+        return step(batch, index)
+
+    module.training_step = failing
+    for _ in range(2):
+        module.train_epoch_with_chunking()
+    with pytest.raises(MemoryError):
+        module.train_epoch_with_chunking()
+    found = [module.train_epoch_with_chunking()["round"] for _ in range(2)]
+    assert found == [2, 3]
+    assert module.trained == whole.trained
+    assert module.validated == whole.validated
+    assert torch.equal(module.linear.weight, whole.linear.weight)
+
+
+def test_a_loader_that_was_moved_by_hand_is_trained_from_there():
+    module = net(BOTH)
+    module.train_epoch_with_chunking()
+    module.train_dataloader().set_round(4)
+    module.training_step, step = None, module.training_step
+    with pytest.raises(TypeError):
+        module.train_epoch_with_chunking()
+    module.training_step = step
+    assert module.train_epoch_with_chunking()["round"] == 4
+
+
 def test_a_state_taken_amid_a_step_has_that_batch_still_to_come():
     class Saves(Net):
         def training_step(self, batch, batch_idx):

@@ -108,6 +108,7 @@ class ChunkedTrainingMixin:
         """Train for the rest of the current round, then validate on a round; without sizes, `standard_training_epoch`.
 
         The validation round is the number of completed training rounds, so it rotates, and is the same after a resume.
+        Where a step fails, its error comes out, and the next call begins with that step's batch.
 
         Returns:
             "round" and "cycle", the round and the pass over the dataset that the first of these batches belongs to;
@@ -127,7 +128,7 @@ class ChunkedTrainingMixin:
                     "ChunkedDataLoader with a chunk_size, or a StreamingDataLoader with round_batches"
                 )
         metrics: dict[str, float] = {"round": train.round, "cycle": train.cycle}
-        metrics |= self._train(train, start=train.batch_in_round)
+        metrics |= self._train_round(train)
         if val != []:
             val.set_round(train.round)
         return metrics | self._validate(val)
@@ -213,6 +214,18 @@ class ChunkedTrainingMixin:
                     f"{method}() trains one process, and this is one of {size}: use a Trainer with RoundsCallback, or "
                     "wrap the module in DistributedDataParallel and loop over loader.rounds()"
                 )
+
+    def _train_round(self, train: Any) -> dict[str, float]:
+        """Take a step for each batch left of the round; one whose step fails comes again in the next call."""
+        if (bookmark := self._bookmark()) is not None:
+            # Somebody may have moved the loader since: it is trained from where it stands now.
+            bookmark.mark()
+        try:
+            return self._train(train, start=train.batch_in_round)
+        except BaseException:
+            if bookmark is not None and train.state_dict() != (place := bookmark.states()[0]):
+                train.load_state_dict(place)
+            raise
 
     def _train(self, batches: Iterable[Any], start: int = 0) -> dict[str, float]:
         """Take a step for each batch."""
