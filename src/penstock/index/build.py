@@ -40,7 +40,7 @@ from penstock.index.table import Index
 from penstock.index.text_tables import TextSource
 from penstock.types import check_int
 
-VERSION = 3
+VERSION = 4
 KEY = "index"
 """The column that keys are in unless it is said."""
 _MANIFEST = "index.json"

@@ -33,8 +33,8 @@ from penstock.store.cache_book import boot_of_system
 _FILE = "rows.arrow"
 _TIMEOUT_S = 600.0
 _MOST_THREADS = 8
-_LEAST_ROWS = 1 << 11
-_MOST_BATCHES = 1 << 10
+_LEAST_ROWS = 1 << 12
+_MOST_BATCHES = 1 << 9
 _RELEASED = 8
 """Row groups between two times that memory which decoding took is given back."""
 
@@ -185,7 +185,7 @@ def batch_rows(count: int) -> int:
     still has it, and a row that is read maps few of its neighbours. But of each batch each process knows the columns.
 
     >>> batch_rows(2_000_000), batch_rows(1_000_000_000)
-    (2048, 16384)
+    (4096, 16384)
     """
     return min(BATCH_ROWS, max(_LEAST_ROWS, 1 << (count // _MOST_BATCHES).bit_length()))
 
