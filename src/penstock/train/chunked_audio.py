@@ -14,7 +14,8 @@ from typing import Any, Literal
 from penstock.datasets.audio_splits import QuantizedAutoregressiveAudio
 from penstock.datasets.quantized_audio import QuantizedAudioDataset
 from penstock.train.chunked_dataloader import ChunkedDataLoader
-from penstock.train.sequence_dataset import ChunkedSequenceDataset, check_chunk_size
+from penstock.train.round_config import check_chunk_size
+from penstock.train.sequence_dataset import ChunkedSequenceDataset
 
 
 class ChunkedQuantizedAudioDataset(QuantizedAudioDataset):

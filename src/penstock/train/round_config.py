@@ -16,7 +16,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from penstock.errors import ConfigError
@@ -65,6 +64,20 @@ class _Found:
         return self.key if self.section is None else f"{self.section}.{self.key}"
 
 
+def check_chunk_size(name: str, size: Any) -> int | None:
+    """Return the size of a round in batches, or None if it is not given.
+
+    Raises:
+        ConfigError: it is no integer from 1 to 2**63 - 1.
+    """
+    if callable(size):
+        raise ConfigError(
+            f"{name} is a number; where a policy decides how long rounds are, make the loader yourself: "
+            "StreamingDataLoader(…, round_batches=policy), under Lightning with RoundsCallback(report=…)"
+        )
+    return None if size is None else check_int(name, size, minimum=1, maximum=2**63 - 1)
+
+
 def resolve_rounds(config: Any) -> RoundSizes:
     """Read the sizes of rounds, and the limits they override, from a configuration of any kind.
 
@@ -92,7 +105,7 @@ def resolve_rounds(config: Any) -> RoundSizes:
     found, sections = _find(config)
     sizes = [at for at in found if at.name in SIZE_NAMES]
     limits = [at for at in found if at.name in LIMIT_NAMES]
-    values = _agreed(sizes, partial(check_int, minimum=1, maximum=2**63 - 1))
+    values = _agreed(sizes, check_chunk_size)
     notes = _misplaced(sizes, "train" if sections else None)
     if not values:
         values = _agreed(limits, _check_limit)

@@ -15,7 +15,7 @@ from typing import Any
 from penstock.errors import ConfigError
 from penstock.loader.settings import INSTEAD, parameters_of, refuse_unknown
 from penstock.train.chunked_dataloader import ChunkedDataLoader
-from penstock.types import check_int
+from penstock.train.round_config import check_chunk_size
 
 # Which samples come how often and in which order, and who gets them: evaluation has each once, in order.
 _OF_TRAINING = {
@@ -199,20 +199,6 @@ def check_loader_options(owner: type, options: Iterable[str]) -> None:
     known = {*parameters_of(ChunkedDataLoader), *INSTEAD}
     if unknown := [name for name in options if name not in known]:
         refuse_unknown(owner, unknown, ChunkedDataLoader)
-
-
-def check_chunk_size(name: str, size: Any) -> int | None:
-    """Return the size of a round in batches, or None if it is not given.
-
-    Raises:
-        ConfigError: it is no integer from 1 to 2**63 - 1.
-    """
-    if callable(size):
-        raise ConfigError(
-            f"{name} is a number; where a policy decides how long rounds are, make the loader yourself: "
-            "StreamingDataLoader(…, round_batches=policy), under Lightning with RoundsCallback(report=…)"
-        )
-    return None if size is None else check_int(name, size, minimum=1, maximum=2**63 - 1)
 
 
 def _is_empty(dataset: Any) -> bool:
