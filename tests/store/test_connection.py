@@ -294,6 +294,18 @@ def test_no_header_of_the_users_goes_to_a_host_it_was_not_given_for(web, web2):
     assert web2.requests()[-1]["key"]
 
 
+def test_a_signed_place_on_another_host_may_end_and_be_given_anew(web, web2):
+    web2.add_files({"s.bin": b"signed"})
+    web.fault(path="/s.bin", times=2, status=302, headers={"Location": f"{web2.url}/s.bin?sig=one"})
+    store = open_store(web.url, headers={"X-Api-Key": "SECRET"})
+    assert store.get_range("s.bin", 0, 6) == b"signed"
+    web2.fault(path="sig=one", times=99, status=403)
+    web.forget()
+    web.fault(path="/s.bin", times=99, status=302, headers={"Location": f"{web2.url}/s.bin?sig=two"})
+    assert store.get_range("s.bin", 0, 6) == b"signed"
+    assert not any(line["key"] for line in web2.requests())
+
+
 def test_redirects_in_a_circle_fail_at_once_with_the_chain(web):
     web.fault(path="^/a$", times=99, status=302, headers={"Location": "/b?token=SECRET"})
     web.fault(path="^/b", times=99, status=302, headers={"Location": "/a"})

@@ -194,6 +194,15 @@ def test_an_object_replaced_while_it_is_read_is_an_error_or_read_again_but_never
     assert web.requests(r"long\.bin")[0]["status"] == 206
 
 
+def test_answers_without_an_etag_beside_some_with_one_tear_no_object(web, fetcher):
+    old, new = (letter * (2 * PIECE_BYTES) for letter in (b"o", b"n"))
+    web.add_files({"old.bin": old, "long.bin": new})
+    os.utime(web.folder / "old.bin", (1e9, 1e9))
+    web.fault(path=r"long\.bin", times=100, every=2, serve="/old.bin", headers={"ETag": None})
+    found = fetch(fetcher, Wanted(f"{web.url}/long.bin"))[0]
+    assert isinstance(found, ObjectChanged) or found in (old, new)
+
+
 def test_an_object_of_another_size_or_etag_than_recorded_is_an_error(web, files, fetcher):
     (url, size) = files[0].url, len(FILES["000.bin"])
     etag = open_store(url).head().etag

@@ -137,6 +137,11 @@ class Connection:
         self._targets[key] = monotonic(), client, there
         return client, there
 
+    def forget(self, key: str) -> bool:
+        """Forget where an object is, which may have ended; tell whether that was on another server."""
+        known = self._targets.pop(key, None)
+        return known is not None and known[1] is not self.client
+
     async def way_to(self, key: str) -> str:
         """Say which URLs lead to an object, one after the other; without what may be secret."""
         sent = {**self._sent, **self.headers}

@@ -322,8 +322,11 @@ class RemoteStore:
                     raise StoreUnavailable(
                         f"{what} kept failing: {failure}. Check the network and the address, then try again"
                     ) from failure
-                except AccessDenied:
-                    if once or not await self._connection.renew(start):
+                except (AccessDenied, ObjectMissing) as refusal:
+                    if once or not (
+                        self._connection.forget(key)
+                        or (isinstance(refusal, AccessDenied) and await self._connection.renew(start))
+                    ):
                         raise
                     return await request(key)
 

@@ -221,8 +221,10 @@ class Long:
             raise trip.source.ended_early(trip.path, self.base, self.base + self.size, meta["size"] - self.base)
         found = meta["size"], meta.get("last_modified")
         self.described = self.described or found
-        # Servers behind one address may have the same content since different times: an etag says more.
-        if found[0] != self.described[0] or (self.etag is None and found[1] != self.described[1]):
+        # Servers behind one address may have the same content since different times: an etag says more, where both
+        # answers have one.
+        untagged = self.etag is None or meta["e_tag"] is None
+        if found[0] != self.described[0] or (untagged and found[1] != self.described[1]):
             raise _other(trip, "{:,} bytes, of {}".format(*self.described), "{:,}, of {}".format(*found))
 
     def piece(self, offset: int, data: bytes) -> Piece:
