@@ -135,6 +135,73 @@ def test_several_training_loaders_resume_together(tmp_path):
         trainer(max_epochs=3, callbacks=[RoundsCallback()]).fit(OwnLoaders(), ckpt_path=at_end.written[0][0])
 
 
+EVERY_HOOK = ("on_train_batch_end", "on_validation_start", "on_validation_end", "on_train_epoch_end")
+LENGTHS = (3, 4, 2, 4, 2)
+
+
+class Adaptive(OwnLoaders):
+    """Has rounds of the lengths above, and says which metrics its policy was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: dict[int, Any] = {}
+
+    def policy(self, history: Any) -> int:
+        self.told |= {record.number: record.metrics for record in history}
+        return LENGTHS[len(history)] if len(history) < len(LENGTHS) else 3
+
+    def train_dataloader(self) -> Any:
+        return StreamingDataLoader(Numbered(1000), 1, shuffle=True, round_batches=self.policy)
+
+
+def run_adaptive(path: Path | None = None, **settings: Any) -> Adaptive:
+    settings = {"max_epochs": len(LENGTHS), "reload_dataloaders_every_n_epochs": 1} | settings
+    module = Adaptive()
+    callbacks = [*settings.pop("callbacks", ()), RoundsCallback(report="val_loss")]
+    trainer(callbacks=callbacks, **settings).fit(module, ckpt_path=path)
+    return module
+
+
+@pytest.mark.parametrize("hook", EVERY_HOOK)
+def test_rounds_whose_length_a_policy_decides_resume_from_any_checkpoint(tmp_path, hook):
+    saving = Saving(hook, tmp_path)
+    whole = run_adaptive(callbacks=[saving])
+    assert len(whole.trained) == sum(LENGTHS)
+    for path, trained, validated in saving.written:
+        resumed = run_adaptive(path)
+        assert resumed.trained == whole.trained[trained:], path
+        assert resumed.validated == whole.validated[validated:], path
+        # What a policy is told it is told before the round after.
+        assert {number: told for number, told in resumed.told.items() if number < 4} == (
+            {number: told for number, told in whole.told.items() if number < 4} if resumed.told else {}
+        ), path
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+@pytest.mark.parametrize("hook", EVERY_HOOK)
+def test_rounds_that_end_with_their_cycle_resume_from_any_checkpoint(tmp_path, hook, is_own):
+    class Short(OwnLoaders):
+        def train_dataloader(self) -> Any:
+            return StreamingDataLoader(Numbered(10), 1, shuffle=True, round_batches=4, remainder="short")
+
+    def run(path: Path | None = None, *callbacks: pl.Callback) -> Diary:
+        settings = {"max_epochs": 5, "reload_dataloaders_every_n_epochs": 1}
+        if not is_own:
+            data = ten_in_fours(boundary="short")
+            return fit(data=data, ckpt_path=path, callbacks=list(callbacks), **settings)[0]
+        module = Short()
+        trainer(callbacks=[*callbacks, RoundsCallback()], **settings).fit(module, ckpt_path=path)
+        return module
+
+    saving = Saving(hook, tmp_path)
+    whole = run(None, saving)
+    assert len(whole.trained) == 4 + 4 + 2 + 4 + 4
+    for path, trained, validated in saving.written:
+        resumed = run(path)
+        assert resumed.trained == whole.trained[trained:], path
+        assert resumed.validated == whole.validated[validated:], path
+
+
 class Trouble(Exception):
     """What goes wrong."""
 
@@ -260,12 +327,14 @@ def test_rounds_of_another_length_begin_after_the_one_under_way_or_are_refused(t
     saving = Saving("on_train_batch_end", tmp_path)
     whole, _ = fit(max_epochs=2, callbacks=[saving])
     path, trained, _ = saving.written[4]
-    with pytest.raises(ConfigError, match=r"in the middle of a round of 4 batches, and train_chunk_size=3"):
-        fit(data=ten_in_fours(train_chunk_size=3), ckpt_path=path, max_epochs=4)
     with pytest.raises(
-        ConfigError, match=r"after the last batch of a round of 4, .* have 3 .*train_chunk_size=.*end=T"
+        ConfigError, match=r"in the middle of a round of 4 batches, and rounds have 3 .*train_chunk_size="
     ):
-        fit(data=ten_in_fours(train_chunk_size=3), ckpt_path=saving.written[3][0], max_epochs=4)
+        fit(data=ten_in_fours(train_chunk_size=3), ckpt_path=path, max_epochs=4)
+    at_end, _ = fit(data=ten_in_fours(train_chunk_size=3), ckpt_path=saving.written[3][0], max_epochs=3)
+    assert at_end.trained[:4] == whole.trained[4:]
+    assert len(at_end.trained) == 2 * 3
+    assert at_end.validated == [[2, 3], [4], [0, 1]]
     resumed, _ = fit(
         data=ten_in_fours(train_chunk_size=3), ckpt_path=path, max_epochs=4, reload_dataloaders_every_n_epochs=1
     )

@@ -26,16 +26,20 @@ from penstock.train.lightning_loaders import (
     flat,
     has_rounds,
     label,
+    placed,
     put_at_round,
     training_rounds,
+    with_rounds,
 )
 from penstock.train.lightning_options import (
     check_options,
-    limits_to_lift,
+    lift_limits,
+    metrics_to_report,
     rounds_between_validations,
     uneven_accumulation,
 )
-from penstock.train.lightning_restart import loader_states, mend_progress
+from penstock.train.lightning_restart import finish_epoch, mend_progress, take_loader_states
+from penstock.train.lightning_source import PlacedSource
 from penstock.train.round_bookmark import Bookmark, load_states
 from penstock.train.sequence_dataset import ChunkedSequenceDataset, check_loader_options
 from penstock.types import check_choice
@@ -43,6 +47,7 @@ from penstock.types import check_choice
 try:
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+    from lightning.pytorch.utilities.combined_loader import CombinedLoader
     from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 except ImportError as error:
     raise ConfigError(
@@ -89,6 +94,10 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         self._label = ""
         self._has_shown = self._has_logged = True
         self._is_validating = False
+        self._is_over = False
+        """The epoch that a checkpoint was written in has had its last batch, and has its end before it."""
+        self._counted: tuple[Any, Any] | None = None
+        """What the Trainer had counted for the epochs after that one."""
 
     def state_dict(self) -> dict[str, Any]:
         """Say where the training loaders stand: after the last batch trained on."""
@@ -109,50 +118,54 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         """See that a round is gone on with where it was cut off, and does not stay without its validation."""
         if not self._is_on or trainer.state.fn != "fit":
             return
-        state = checkpoint["callbacks"].get(self.state_key)
-        if not state:
+        state, saved = checkpoint["callbacks"].get(self.state_key), take_loader_states(checkpoint)
+        if state:
+            self._is_over = mend_progress(trainer, checkpoint, state["loaders"], is_validating=state["validating"])
+        elif saved:
             # Written without this callback: what Lightning has of the loaders is right at least where an epoch ended.
-            self._saved = loader_states(checkpoint)
-        else:
-            mend_progress(trainer, checkpoint, state["loaders"][0], is_validating=state["validating"])
+            self._saved = saved
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work and lift the limits, before the trainer asks for loaders."""
         data = trainer.datamodule if isinstance(trainer.datamodule, RoundsDataModule) else None
         self._is_on = data is None or data.has_rounds
+        if isinstance(trainer.fit_loop._data_source, PlacedSource):
+            trainer.fit_loop._data_source = trainer.fit_loop._data_source.plain
         if not self._is_on:
             return
         self._mode = choose_mode(self._asked_mode, None if data is None else data.val_mode) or "rotate"
         if stage != "fit":
             return
         # Where an earlier fit left off is for its loaders to know, or for a checkpoint.
-        self._bookmark, self._saved, self._is_validating = None, None, False
+        self._bookmark, self._saved, self._counted = None, None, None
+        self._is_validating = self._is_over = False
+        # First of all, so that what others save in a hook is after what this one does in it.
+        trainer.callbacks.sort(key=lambda callback: callback is not self)
+        trainer.fit_loop._data_source = PlacedSource(trainer.fit_loop._data_source, self._place)
         check_options(trainer)
-        if limits := limits_to_lift(trainer):
-            for name in limits:
-                setattr(trainer, name, 1.0)
-            given = ", ".join(f"{name}={limit}" for name, limit in limits.items())
-            rank_zero_warn(f"{given}: ignored, because rounds go over the whole of both partitions; leave it out")
+        if note := lift_limits(trainer):
+            rank_zero_warn(note)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the loaders where the checkpoint says, and see that they fit the trainer."""
         if not self._is_on:
             return
-        loaders = training_rounds(flat(trainer.train_dataloader))
-        length = None
+        loaders, fit_loop = placed(flat(trainer.train_dataloader)), trainer.fit_loop
         if self._saved is not None:
-            length = self._saved[0].get("round_batches")
             load_states(self._saved, loaders)
             self._saved = None
-        leader, fit_loop = loaders[0], trainer.fit_loop
-        epoch_loop = fit_loop.epoch_loop
-        self._bookmark = Bookmark(loaders, lambda: epoch_loop.batch_progress.total.processed)
-        if not trainer.fast_dev_run:
-            check_constant_length(leader, fit_loop.max_batches, trainer.reload_dataloaders_every_n_epochs)
+        self._bookmark = Bookmark(loaders, lambda: fit_loop.epoch_loop.batch_progress.total.processed)
+        leader, num_batches = with_rounds(loaders)[0], fit_loop.max_batches
+        if self._is_over and fit_loop.restarting:
+            # The loader stands in the next round already, whose length a policy decides after the validation.
+            self._counted = finish_epoch(trainer)
+            num_batches = fit_loop.max_batches
+        elif not trainer.fast_dev_run:
+            check_constant_length(leader, num_batches, trainer.reload_dataloaders_every_n_epochs)
             if fit_loop.restarting:
-                check_in_step(leader, epoch_loop.batch_progress.current.processed, fit_loop.max_batches, length)
-        self._every = rounds_between_validations(trainer, len(leader), adapts=adapts(leader))
-        if note := uneven_accumulation(trainer, len(leader), adapts=adapts(leader)):
+                check_in_step(leader, fit_loop.epoch_loop.batch_progress.current.processed, num_batches)
+        self._every = rounds_between_validations(trainer, num_batches, adapts=adapts(leader))
+        if note := uneven_accumulation(trainer, num_batches, adapts=adapts(leader)):
             rank_zero_warn(note)
         # At the end of an epoch the round is still the one that was saved; the loader is ahead of it.
         if not fit_loop.restarting or leader.batch_in_round:
@@ -162,13 +175,12 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         """Begin a round."""
         if self._bookmark is None:
             return
-        self._bookmark.move_to(training_rounds(flat(trainer.train_dataloader)))
-        leader = self._bookmark.loaders[0]
+        leader = with_rounds(self._bookmark.loaders)[0]
         if not trainer.fast_dev_run:
             fit_loop = trainer.fit_loop
             done = fit_loop.epoch_loop.batch_progress.current.processed if fit_loop.restarting else 0
             check_in_step(leader, done, fit_loop.max_batches)
-            check_constant_length(leader, trainer.fit_loop.max_batches, trainer.reload_dataloaders_every_n_epochs)
+            check_constant_length(leader, fit_loop.max_batches, trainer.reload_dataloaders_every_n_epochs)
         self._begin_round(leader)
 
     def on_train_batch_start(
@@ -194,6 +206,9 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the round, if there was no validation to log it with."""
+        if self._counted is not None:
+            trainer.fit_loop.max_batches, trainer.val_check_batch = self._counted
+            self._counted = None
         if self._bookmark is not None and not self._has_logged:
             self._log(trainer, pl_module)
 
@@ -203,9 +218,9 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
             return
         completed = 0
         if self._bookmark is not None:
-            completed = self._bookmark.loaders[0].round
+            completed = with_rounds(self._bookmark.loaders)[0].round
         elif self._saved:
-            completed = self._saved[0].get("round", 0)
+            completed = next((state["round"] for state in self._saved if "round" in state), 0)
         self._is_validating = trainer.state.fn == "fit" and not trainer.sanity_checking
         put_at_round(flat(trainer.val_dataloaders), 0 if self._mode == "fixed" else completed // self._every)
 
@@ -222,17 +237,22 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
             put_at_round(flat(trainer.val_dataloaders), 0)
         if not self._report or self._bookmark is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        missing = [name for name in self._report if name not in trainer.callback_metrics]
-        if missing:
-            raise ConfigError(
-                f"report={list(self._report)}: the module logs no {missing}, only {sorted(trainer.callback_metrics)}"
-            )
         # Ranks that have not reduced a metric have values of their own, and must not have policies of their own.
-        metrics = trainer.strategy.broadcast({name: float(trainer.callback_metrics[name]) for name in self._report})
-        for loader in self._bookmark.loaders:
+        metrics = trainer.strategy.broadcast(metrics_to_report(self._report, trainer.callback_metrics))
+        for loader in with_rounds(self._bookmark.loaders):
             if loader.batch_in_round == 0:
                 loader.report(**metrics)
         self._bookmark.mark()
+
+    def _place(self, loaders: Any) -> None:
+        """Put training loaders where they belong, before the Trainer counts their batches."""
+        found = flat(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders)
+        training_rounds(found)
+        if self._bookmark is not None:
+            self._bookmark.move_to(placed(found))
+        elif self._saved is not None and not self._is_over:
+            # After an epoch's last batch, a policy must not be asked for the next round before it has been validated.
+            load_states(self._saved, placed(found))
 
     def _begin_round(self, leader: Any) -> None:
         assert self._bookmark is not None
@@ -300,7 +320,7 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
             self.test_dataloader = super().test_dataloader  # type: ignore[method-assign]
         self._loaders: dict[str, Any] = {}
         self._callback: RoundsCallback | None = None
-        self._saved: list[dict[str, Any]] | None = None
+        self._is_resuming = False
 
     @property
     def has_rounds(self) -> bool:
@@ -331,25 +351,14 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
         return {} if self._callback is None else self._callback.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's state until the training loader is asked for."""
-        self._saved = state_dict["loaders"]
+        """Note that there is a state; the callback puts the loader where it says."""
+        self._is_resuming = True
 
     def train_dataloader(self) -> Any:
         """Give the training loader: with rounds the same at each call, else a new torch DataLoader."""
         loader = self._loader("train")
-        if self._saved is not None and not self.has_rounds:
+        if self._is_resuming and not self.has_rounds:
             check_is_over(self.trainer.fit_loop)
-            self._saved = None
-        if self._saved is not None:
-            length = len(loader)
-            load_states(self._saved[:1], [loader])
-            self._saved = None
-            if len(loader) != length and self.trainer.reload_dataloaders_every_n_epochs != 1:
-                raise ConfigError(
-                    f"the checkpoint was written in the middle of a round of {len(loader)} batches, and "
-                    f"train_chunk_size={length}: the Trainer takes all rounds to be as long as the first. Resume with "
-                    f"train_chunk_size={len(loader)}, or with Trainer(reload_dataloaders_every_n_epochs=1)"
-                )
         return loader
 
     def val_dataloader(self) -> Any:
@@ -376,10 +385,8 @@ class RoundsDataModule(pl.LightningDataModule):  # type: ignore[misc]
         if self.trainer is None:
             self.setup({"train": "fit", "val": "validate"}.get(name, name))
         loader = getattr(self._data, f"{name}_dataloader")()
-        if name != "train" and has_rounds(loader):
-            loader = EvaluationRounds(loader)
-        if has_rounds(loader) or isinstance(loader, EvaluationRounds):
-            self._loaders[name] = loader
+        if has_rounds(loader):
+            self._loaders[name] = loader = loader if name == "train" else EvaluationRounds(loader)
         return loader
 
 

@@ -66,13 +66,18 @@ def adapts(loader: StreamingDataLoader) -> bool:
     return "history" in loader.state_dict()
 
 
+def with_rounds(loaders: Iterable[Any]) -> list[StreamingDataLoader]:
+    """Give those of a Trainer's loaders that have rounds."""
+    return [loader for loader in loaders if has_rounds(loader)]
+
+
 def training_rounds(loaders: Iterable[Any]) -> list[StreamingDataLoader]:
     """Give those of a Trainer's training loaders that have rounds.
 
     Raises:
         ConfigError: none has, one is there twice, or their rounds differ in length.
     """
-    found = [loader for loader in loaders if has_rounds(loader)]
+    found = with_rounds(loaders)
     if not found:
         raise ConfigError(
             "RoundsCallback found no training loader with rounds: give StreamingDataLoader round_batches=, "
@@ -88,7 +93,23 @@ def training_rounds(loaders: Iterable[Any]) -> list[StreamingDataLoader]:
     return found
 
 
-def check_constant_length(loader: StreamingDataLoader, expected: int, reloads: int) -> None:
+def placed(loaders: Iterable[Any]) -> list[StreamingDataLoader]:
+    """Give those of a Trainer's training loaders whose place is kept: all by plan, with rounds or in whole epochs."""
+    return [
+        loader
+        for loader in loaders
+        if isinstance(loader, StreamingDataLoader) and (has_rounds(loader) or _has_length(loader))
+    ]
+
+
+def _has_length(loader: StreamingDataLoader) -> bool:
+    try:
+        return len(loader) >= 0
+    except TypeError:
+        return False
+
+
+def check_constant_length(loader: StreamingDataLoader, expected: float, reloads: int) -> None:
     """Refuse rounds of several lengths where the Trainer asks for the length only once.
 
     Args:
@@ -97,51 +118,49 @@ def check_constant_length(loader: StreamingDataLoader, expected: int, reloads: i
         reloads: `reload_dataloaders_every_n_epochs`.
 
     Raises:
-        ConfigError: this round has another length, or a cycle's last one will.
+        ConfigError: another loader decides how long an epoch is, or not all rounds are as long as this one.
     """
-    remedy = (
-        "let rounds go on through cycles (remainder='carry', the default), or give "
-        "Trainer(reload_dataloaders_every_n_epochs=1), which asks for the length before each"
-    )
     if len(loader) != expected:
+        mode = "min_size" if len(loader) < expected else "max_size_cycle"
         raise ConfigError(
-            f"round {loader.round} has {len(loader)} batches, and the Trainer expects {expected}: {remedy}"
+            f"round {loader.round} has {len(loader)} batches, and the Trainer expects {expected}, because of the "
+            f"loaders beside it: give them together as CombinedLoader(loaders, {mode!r}), and epochs end with rounds"
         )
     if reloads == 1 or adapts(loader):
         return
     # A copy has a cursor of its own, and a loader that is not iterated over reads nothing.
     last = copy.copy(loader)
     last.set_round(loader.total_rounds - 1)
-    if len(last) != expected:
+    if len(last) == expected:
+        return
+    asking = "Trainer(reload_dataloaders_every_n_epochs=1), which asks for the length before each"
+    if loader.batch_in_round:
         raise ConfigError(
-            f"rounds have {expected} batches, and the last of each cycle has {len(last)}, which the Trainer is not "
-            f"told of: {remedy}"
+            f"the checkpoint was written in the middle of a round of {expected} batches, and rounds have {len(last)} "
+            f"now, which the Trainer is not told of: resume with rounds of {expected} (train_chunk_size=, or "
+            f"round_batches=), or with {asking}"
         )
+    raise ConfigError(
+        f"round {loader.round} has {expected} batches, and the last of each cycle has {len(last)}, which the Trainer "
+        f"is not told of: let rounds go on through cycles (boundary='carry', or remainder=, the default), or give "
+        f"{asking}"
+    )
 
 
-def check_in_step(
-    loader: StreamingDataLoader, next_batch: int, num_batches: int, saved_length: int | None = None
-) -> None:
+def check_in_step(loader: StreamingDataLoader, next_batch: int, num_batches: float) -> None:
     """Refuse to train where an epoch of the Trainer's and the loader's round would end apart.
 
     Args:
         loader: where it stands.
-        next_batch: of the Trainer's epoch; `num_batches` if it is at its end.
+        next_batch: of the Trainer's epoch.
         num_batches: in an epoch of the Trainer's.
-        saved_length: batches of a round where the checkpoint was written; None: there is none, or it had none.
 
     Raises:
         ConfigError: they stand in different places.
     """
     done = loader.batch_in_round
-    if next_batch == done or (next_batch == num_batches and done == 0):
+    if next_batch == done:
         return
-    if done == 0 and next_batch == saved_length:
-        raise ConfigError(
-            f"the checkpoint was written after the last batch of a round of {saved_length}, before its epoch was over, "
-            f"and rounds have {num_batches} batches now, which the Trainer would take for the rest of that epoch: "
-            f"resume with rounds of {saved_length} (train_chunk_size=, or round_batches=), or from {_AFTER_AN_EPOCH}"
-        )
     raise ConfigError(
         f"the Trainer is about to train batch {next_batch} of an epoch of {num_batches}, and the loader stands at "
         f"batch {done} of round {loader.round}, so rounds and validations would no longer meet. After an interrupted "

@@ -6,6 +6,7 @@ one elsewhere, or repeat it, has no meaning left. The guide "rounds with Lightni
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.errors import ConfigError
@@ -32,12 +33,27 @@ def check_options(trainer: Any) -> None:
         )
 
 
-def limits_to_lift(trainer: Any) -> dict[str, Any]:
-    """Give the limits that rounds override, and their values: all but 1.0, which is none."""
+def lift_limits(trainer: Any) -> str | None:
+    """Lift the limits that rounds override, all but 1.0, which is none; say which, if there are any."""
     if trainer.fast_dev_run:
-        return {}
+        return None
     limits = {name: getattr(trainer, name) for name in ("limit_train_batches", "limit_val_batches")}
-    return {name: limit for name, limit in limits.items() if not (limit == 1 and isinstance(limit, float))}
+    limits = {name: limit for name, limit in limits.items() if not (limit == 1 and isinstance(limit, float))}
+    for name in limits:
+        setattr(trainer, name, 1.0)
+    given = ", ".join(f"{name}={limit}" for name, limit in limits.items())
+    return f"{given}: ignored, because rounds go over the whole of both partitions; leave it out" if limits else None
+
+
+def metrics_to_report(names: Sequence[str], logged: Mapping[str, Any]) -> dict[str, float]:
+    """Give the metrics that a policy is told.
+
+    Raises:
+        ConfigError: the module logs no such metric.
+    """
+    if missing := [name for name in names if name not in logged]:
+        raise ConfigError(f"report={list(names)}: the module logs no {missing}, only {sorted(logged)}")
+    return {name: float(logged[name]) for name in names}
 
 
 def rounds_between_validations(trainer: Any, num_batches: int, *, adapts: bool) -> int:
