@@ -70,6 +70,11 @@ class TestRounds:
         shown = [(one.number, one.cycle, one.num_batches, len(ids_of(one))) for one in loader.rounds(4)]
         assert shown == [(0, 0, 4, 4), (1, 0, 4, 4), (2, 0, 4, 4), (3, 1, 4, 4)]
 
+    def test_rounds_in_a_list_say_what_the_first_does_and_give_one_after_another(self):
+        listed = list(loader_of(shuffle=False).rounds(3))
+        assert [(one.number, one.cycle) for one in listed] == [(0, 0)] * 3
+        assert [ids_of(one) for one in listed] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+
     def test_a_round_left_early_goes_on_in_the_next_one_yielded(self):
         loader = loader_of(shuffle=False)
         found = []

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """One round of a loader: iterate over it once, for its batches that are left."""
+    """One round of a loader: iterate over it once, for its batches that are left.
+
+    What it says of itself is of the moment it is asked for. Go through it before asking for the next: of several in a
+    list, each says what the first does, and iterating over each gives the loader's next round all the same.
+    """
 
     number: int
     """Rounds completed before it."""
