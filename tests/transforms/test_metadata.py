@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -125,6 +126,11 @@ def test_classes_become_numbers_and_numbers_vectors():
         ([1, 2], "uint8", [1, 2]),
         ("0.5", "float64", 0.5),
         (True, "float32", 1.0),
+        (1, "bool", True),
+        (False, "bool", False),
+        (float("inf"), "float16", float("inf")),
+        ("-inf", "float32", float("-inf")),
+        ([0.1, 65_504.0], "float16", [0.0999755859375, 65_504.0]),
     ],
 )
 def test_numbers_are_cast(value, dtype, expected):
@@ -133,7 +139,25 @@ def test_numbers_are_cast(value, dtype, expected):
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype"), [("x", "int64"), (3.5, "int64"), (300, "uint8"), (-1, "uint8"), ({}, "int8")]
+    ("value", "dtype"),
+    [
+        ("x", "int64"),
+        (3.5, "int64"),
+        (300, "uint8"),
+        (-1, "uint8"),
+        ({}, "int8"),
+        ("300", "uint8"),
+        (float("nan"), "int64"),
+        (Decimal("3.5"), "int64"),
+        ("false", "bool"),
+        (5, "bool"),
+        ([0, 2], "bool"),
+        (70_000.0, "float16"),
+        (1e39, "float32"),
+        ("1e39", "float32"),
+        ([1.0, -1e300], "float32"),
+        (1 + 2j, "float64"),
+    ],
 )
 def test_a_number_never_becomes_another_one(value, dtype):
     with pytest.raises(BadMedia, match=f"which {dtype} can't hold"):
@@ -155,6 +179,17 @@ def test_texts_are_read_and_one_of_several_chosen(tmp_path):
     assert SampleText()({"text": "one"})["text"] == "one"
     with pytest.raises(BadMedia, match="without a text"):
         SampleText()({"text": []}, rng(0, "x"))
+
+
+@pytest.mark.parametrize("value", [b"na\xc3\xafve", bytearray(b"na\xc3\xafve"), [b"na\xc3\xafve"], ["naïve"]])
+def test_bytes_are_a_text_and_not_numbers_to_choose_from(value):
+    assert Chain(text_pipeline()).one({"text": value}, epoch=0, id_=0) == {"text": "naïve"}
+
+
+def test_bytes_that_are_no_text_are_refused():
+    with pytest.raises(BadMedia, match="no UTF-8") as caught:
+        Chain(text_pipeline()).one({"text": b"\xff\xfe"}, epoch=0, id_=0)
+    assert caught.value.reason == "not-text"
 
 
 def test_the_preset_of_metadata_does_its_steps_in_their_order():

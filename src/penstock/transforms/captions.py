@@ -51,10 +51,13 @@ class SampleText:
     """Choose one of several texts by `rng`, and leave it out now and then.
 
     Args:
-        field: a text, or a list of texts.
+        field: a text, or a list of texts; bytes are UTF-8.
         out: the field to write; None: the same.
         random: False takes the first.
         drop: probability of "" in its place, as training for guidance without a classifier wants it.
+
+    Raises:
+        BadMedia: a list without a text ("empty"), or bytes that are no UTF-8 ("not-text").
 
     >>> SampleText("caption")({"caption": ["a cat", "a pet"]}, np.random.default_rng(0))
     {'caption': 'a pet'}
@@ -73,10 +76,19 @@ class SampleText:
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Give the sample with one text."""
         value = take_field(sample, self.field)
-        if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes | bytearray | memoryview):
             if not len(value):
                 raise BadMedia(f"the field {self.field!r} is a list without a text", path="", reason="empty")
             value = value[int(needed(rng).integers(len(value))) if self.random else 0]
+        if isinstance(value, bytes | bytearray | memoryview):
+            value = self._decoded(value)
         if value is not None and self.drop and needed(rng).random() < self.drop:
             value = ""
         return {**sample, self.out or self.field: value}
+
+    def _decoded(self, data: bytes | bytearray | memoryview) -> str:
+        try:
+            return str(data, "utf-8-sig")
+        except UnicodeDecodeError as error:
+            said = f"the field {self.field!r} holds bytes that are no UTF-8 text: {error}"
+            raise BadMedia(said, path="", reason="not-text") from None

@@ -141,7 +141,8 @@ class Cast:
     Args:
         dtypes: field → name of a numpy type of numbers.
 
-    Texts are read as numbers ("3.5"); a number that the type can't hold is an error, never another number.
+    Texts are read as numbers ("3.5"), but not as "bool", which takes true and false, 1 and 0. A number that the type
+    can't hold is an error, never another number.
 
     Raises:
         ConfigError: there is no such type or field.
@@ -168,15 +169,27 @@ class Cast:
             return None
         try:
             numbers = np.asarray(value)
-            cast = numbers.astype(dtype)
-            exact = (
-                numbers.dtype.kind not in "iufcb" or np.dtype(dtype).kind not in "iu" or bool((cast == numbers).all())
-            )
+            if numbers.dtype.kind == "c" and np.dtype(dtype).kind != "c":
+                raise TypeError("numpy would drop the imaginary part")
+            with np.errstate(all="ignore"):
+                cast = numbers.astype(dtype)
+            exact = _holds(cast, numbers)
         except (ValueError, TypeError, OverflowError):
             exact = False
         if not exact:
             raise BadMedia(f"{name!r} is {value!r:.80}, which {dtype} can't hold", path="", reason="not-a-number")
         return cast[()]
+
+
+def _holds(cast: np.ndarray, numbers: np.ndarray) -> bool:
+    """Whether numbers, or texts of numbers, are the same after a cast, but for how finely a float tells them apart."""
+    is_text = numbers.dtype.kind in "US"
+    if cast.dtype.kind == "b" and is_text:
+        return False  # to numpy any text that is not empty is true
+    if cast.dtype.kind in "biu":
+        return is_text or bool((cast == numbers).all())
+    wide = numbers.astype(np.result_type(cast.dtype, np.longdouble))
+    return bool((np.isinf(cast) == np.isinf(wide)).all())
 
 
 @dataclass(frozen=True, slots=True)
