@@ -279,6 +279,46 @@ def test_several_training_loaders_go_round_by_round_together():
         own(module, max_epochs=1)
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "callback", "said"),
+    [
+        ("a", "a", {}, "the training loader is given for validation too"),
+        ("a", "wrapped a", {}, "the training loader is given for validation too"),
+        ("a", "policy", {}, "give its round_batches= a number|set_round.. needs rounds of one length"),
+        ("a", "b", {"report": "val_loss"}, "no training loader has a policy that would read it"),
+        (["a", "nine"], "b", {}, r"the Trainer expects 9, .* CombinedLoader\(loaders, 'min_size'\)"),
+    ],
+)
+def test_what_would_go_wrong_after_a_round_is_refused_before_the_first_batch(train, val, callback, said):
+    made: dict[str, Any] = {
+        "a": StreamingDataLoader(Numbered(10), 1, round_batches=4),
+        "b": StreamingDataLoader(Numbered(5), 1, round_batches=2),
+        "nine": StreamingDataLoader(Numbered(9), 1),
+        "policy": StreamingDataLoader(Numbered(5), 1, round_batches=lambda history: 2),
+    }
+    made["wrapped a"] = EvaluationRounds(made["a"])
+    training = [made[name] for name in train] if isinstance(train, list) else made[train]
+    for sanity in (0, 1):
+        module = Diary()
+        by = trainer(max_epochs=3, num_sanity_val_steps=sanity, callbacks=[RoundsCallback(**callback)])
+        with pytest.raises(ConfigError, match=said):
+            by.fit(module, training, made[val])
+        assert module.trained == []
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_longer_loader_of_torchs_beside_one_with_rounds_is_read_as_long_as_those():
+    class Beside(OwnLoaders):
+        def train_dataloader(self) -> Any:
+            return CombinedLoader([super().train_dataloader(), torch.utils.data.DataLoader(Numbered(9))], "min_size")
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step(torch.cat(batch), batch_idx)
+
+    module = own(Beside(), max_epochs=3)
+    assert [second for _, second in module.trained] == [*range(4)] * 3
+
+
 def test_a_second_fit_goes_on_at_a_rounds_start_and_is_refused_in_its_middle():
     data = ten_in_fours()
     whole, _ = fit(max_epochs=3)

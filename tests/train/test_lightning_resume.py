@@ -202,6 +202,34 @@ def test_rounds_that_end_with_their_cycle_resume_from_any_checkpoint(tmp_path, h
         assert resumed.validated == whole.validated[validated:], path
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_end", "on_train_epoch_end"])
+def test_a_loader_without_rounds_beside_one_with_rounds_goes_on_too(tmp_path, hook):
+    class Beside(OwnLoaders):
+        def train_dataloader(self) -> Any:
+            return [StreamingDataLoader(Numbered(3), 1), super().train_dataloader()]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(torch.cat(batch), batch_idx)
+
+    saving = Saving(hook, tmp_path)
+    whole = Beside()
+    trainer(max_epochs=3, callbacks=[RoundsCallback(), saving]).fit(whole)
+    for path, trained, validated in saving.written[1::2]:
+        resumed = Beside()
+        trainer(max_epochs=3, callbacks=[RoundsCallback()]).fit(resumed, ckpt_path=path)
+        assert resumed.trained == whole.trained[trained:], path
+        assert resumed.validated == whole.validated[validated:], path
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_another_callback_saves_as_a_validation_begins_or_ends_is_right_wherever_it_stands(tmp_path, is_first):
+    for hook, is_validated in (("on_validation_start", 0), ("on_validation_epoch_end", 1)):
+        saving = Saving(hook, tmp_path / hook)
+        whole, _ = fit(max_epochs=3, callbacks=[saving, RoundsCallback()] if is_first else [RoundsCallback(), saving])
+        for number, (path, trained, _) in enumerate(saving.written):
+            check_rest(whole, path, trained, number + is_validated, max_epochs=3)
+
+
 class Trouble(Exception):
     """What goes wrong."""
 
@@ -225,6 +253,19 @@ def test_a_batch_that_failed_is_the_first_one_after_the_checkpoint_of_its_except
         fit(broken, max_epochs=4, callbacks=[OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
     assert broken.trained == whole.trained[: 8 + batch]
     check_rest(whole, tmp_path / "on_exception.ckpt", 8 + batch, 2, max_epochs=4)
+
+
+@with_exception_checkpoint
+def test_a_round_that_failed_before_its_first_batch_is_trained_after_the_checkpoint_of_its_exception(tmp_path):
+    class Failing(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                raise Trouble
+
+    whole, _ = fit(max_epochs=3)
+    with pytest.raises(Trouble):
+        fit(max_epochs=3, callbacks=[Failing(), OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
+    check_rest(whole, tmp_path / "on_exception.ckpt", 4, 1, max_epochs=3)
 
 
 @with_exception_checkpoint

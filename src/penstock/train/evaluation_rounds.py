@@ -50,6 +50,11 @@ class EvaluationRounds:
         return f"EvaluationRounds(round {self._round} of {self._loader!r})"
 
     @property
+    def loader(self) -> StreamingDataLoader:
+        """The loader that is moved."""
+        return self._loader
+
+    @property
     def dataset(self) -> Any:
         """What is read."""
         return self._loader.dataset

@@ -22,6 +22,7 @@ from penstock.train.lightning_loaders import (
     check_constant_length,
     check_in_step,
     check_is_over,
+    check_validation,
     choose_mode,
     flat,
     has_rounds,
@@ -93,9 +94,8 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         """The round under way, and the cycle it began in."""
         self._label = ""
         self._has_shown = self._has_logged = True
-        self._is_validating = False
-        self._is_over = False
-        """The epoch that a checkpoint was written in has had its last batch, and has its end before it."""
+        self._is_validating = self._is_over = False
+        """Over: the epoch that a checkpoint was written in has had its last batch, and has its end before it."""
         self._counted: tuple[Any, Any] | None = None
         """What the Trainer had counted for the epochs after that one."""
 
@@ -155,6 +155,7 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
             load_states(self._saved, loaders)
             self._saved = None
         self._bookmark = Bookmark(loaders, lambda: fit_loop.epoch_loop.batch_progress.total.processed)
+        check_validation(flat(trainer.val_dataloaders), loaders, self._report)
         leader, num_batches = with_rounds(loaders)[0], fit_loop.max_batches
         if self._is_over and fit_loop.restarting:
             # The loader stands in the next round already, whose length a policy decides after the validation.
@@ -218,6 +219,7 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
             return
         completed = 0
         if self._bookmark is not None:
+            check_validation(flat(trainer.val_dataloaders), self._bookmark.loaders)
             completed = with_rounds(self._bookmark.loaders)[0].round
         elif self._saved:
             completed = next((state["round"] for state in self._saved if "round" in state), 0)
@@ -240,7 +242,7 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         # Ranks that have not reduced a metric have values of their own, and must not have policies of their own.
         metrics = trainer.strategy.broadcast(metrics_to_report(self._report, trainer.callback_metrics))
         for loader in with_rounds(self._bookmark.loaders):
-            if loader.batch_in_round == 0:
+            if loader.batch_in_round == 0 and adapts(loader):
                 loader.report(**metrics)
         self._bookmark.mark()
 
@@ -251,7 +253,7 @@ class RoundsCallback(pl.Callback):  # type: ignore[misc]
         if self._bookmark is not None:
             self._bookmark.move_to(placed(found))
         elif self._saved is not None and not self._is_over:
-            # After an epoch's last batch, a policy must not be asked for the next round before it has been validated.
+            # Where it is, a policy must not be asked for the next round before the last one has been validated.
             load_states(self._saved, placed(found))
 
     def _begin_round(self, leader: Any) -> None:

@@ -124,7 +124,8 @@ def check_constant_length(loader: StreamingDataLoader, expected: float, reloads:
         mode = "min_size" if len(loader) < expected else "max_size_cycle"
         raise ConfigError(
             f"round {loader.round} has {len(loader)} batches, and the Trainer expects {expected}, because of the "
-            f"loaders beside it: give them together as CombinedLoader(loaders, {mode!r}), and epochs end with rounds"
+            f"loaders beside it: give StreamingDataLoaders rounds of one length, and torch's DataLoaders together with "
+            f"them as CombinedLoader(loaders, {mode!r})"
         )
     if reloads == 1 or adapts(loader):
         return
@@ -168,6 +169,39 @@ def check_in_step(loader: StreamingDataLoader, next_batch: int, num_batches: flo
         "the middle of an epoch without rounds, or of rounds of another length, cannot be resumed with these: take "
         f"{_AFTER_AN_EPOCH}"
     )
+
+
+def check_validation(
+    validation: Iterable[Any], training: Iterable[StreamingDataLoader], report: Sequence[str] = ()
+) -> None:
+    """Refuse before the first batch what would otherwise be refused, or go wrong, after the first round.
+
+    Args:
+        validation: loaders.
+        training: loaders.
+        report: metrics that a policy is to be told of.
+
+    Raises:
+        ConfigError: a loader is for both, a policy decides how long rounds of validation are, or nobody reads a report.
+    """
+    trained = list(training)
+    if report and not any(has_rounds(loader) and adapts(loader) for loader in trained):
+        raise ConfigError(
+            f"report={list(report)}: no training loader has a policy that would read it; leave it out, or give "
+            "round_batches= a function of the history"
+        )
+    for loader in validation:
+        own = loader.loader if isinstance(loader, EvaluationRounds) else loader
+        if any(own is each for each in trained):
+            raise ConfigError(
+                "the training loader is given for validation too, and each validation would move it: give a loader of "
+                "its own, such as copy.copy(loader)"
+            )
+        if has_rounds(own) and adapts(own):
+            raise ConfigError(
+                "a policy decides how long the rounds of a validation loader are, and validation must go to a round "
+                "whenever it is its turn: give its round_batches= a number"
+            )
 
 
 def check_is_over(fit_loop: Any) -> None:
