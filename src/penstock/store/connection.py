@@ -137,10 +137,12 @@ class Connection:
         self._targets[key] = monotonic(), client, there
         return client, there
 
-    def forget(self, key: str) -> bool:
-        """Forget where an object is, which may have ended; tell whether that was on another server."""
+    async def helps(self, key: str, refusal: Exception, began: float) -> bool:
+        """See what can be done about a refusal, on the background thread: forget where an object was, or `renew`."""
         known = self._targets.pop(key, None)
-        return known is not None and known[1] is not self.client
+        if known is not None and known[1] is not self.client:
+            return True
+        return isinstance(refusal, AccessDenied) and await self.renew(began)
 
     async def way_to(self, key: str) -> str:
         """Say which URLs lead to an object, one after the other; without what may be secret."""

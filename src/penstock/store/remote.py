@@ -323,10 +323,7 @@ class RemoteStore:
                         f"{what} kept failing: {failure}. Check the network and the address, then try again"
                     ) from failure
                 except (AccessDenied, ObjectMissing) as refusal:
-                    if once or not (
-                        self._connection.forget(key)
-                        or (isinstance(refusal, AccessDenied) and await self._connection.renew(start))
-                    ):
+                    if once or not await self._connection.helps(key, refusal, start):
                         raise
                     return await request(key)
 

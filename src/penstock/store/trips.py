@@ -214,6 +214,7 @@ class Long:
         """
         if self.etag is not None and meta["e_tag"] not in (self.etag, None):
             raise _other(trip, self.etag, meta["e_tag"])
+        untagged = self.etag is None or meta["e_tag"] is None
         self.etag = self.etag or meta["e_tag"]
         if self.want.size is not None:
             _check_size(trip, self.want.size, meta["size"])
@@ -223,7 +224,6 @@ class Long:
         self.described = self.described or found
         # Servers behind one address may have the same content since different times: an etag says more, where both
         # answers have one.
-        untagged = self.etag is None or meta["e_tag"] is None
         if found[0] != self.described[0] or (untagged and found[1] != self.described[1]):
             raise _other(trip, "{:,} bytes, of {}".format(*self.described), "{:,}, of {}".format(*found))
 
