@@ -258,7 +258,16 @@ def test_short_sounds_are_padded_kept_or_refused(tmp_path):
         assert not padded.data[:, 100:].any()
         assert DecodeAudio(frames=150, crop=crop, short="keep").read(path, rng=rng(0)).data.shape == (2, 100)
     assert refused(path, frames=150, short="error") == "too-short"
-    assert DecodeAudio(frames=150).read(path, offset=1).frames == 0
+
+
+@pytest.mark.parametrize("options", [{"seconds": 1}, {"frames": 150}, {}, {"seconds": 1, "short": "keep"}])
+def test_a_crop_that_begins_after_the_end_is_refused_and_not_silence(tmp_path, sounds, options):
+    path = write_sound(tmp_path / "x.wav", np.full((100, 2), 0.5, np.float32), subtype="FLOAT")
+    for value, at in ((path, 100 / RATE), (path, 1), *((sounds[name], 9) for name in FORMATS)):
+        with pytest.raises(BadMedia, match=r"from .* s on") as caught:
+            DecodeAudio(offset=at, **options)({"audio": str(value)})
+        assert (caught.value.reason, caught.value.path) == ("too-short", str(value))
+    assert DecodeAudio(**options).read(path, offset=99 / RATE).frames == 1
 
 
 def test_an_offset_may_be_a_field(sounds):

@@ -64,6 +64,19 @@ def test_what_a_sound_does_not_reach_is_silence(files):
     assert not after["sound"].any()
 
 
+def test_a_sound_that_ends_before_the_clip_begins_is_a_missing_one(files, tmp_path):
+    write_sound(tmp_path / "brief.wav", sound(1.0))
+    beside = {"mp4": str(files["mute"]), "at": 1.5, "wav": str(tmp_path / "brief.wav")}
+    inside = {"mp4": str(files["short"]), "at": 2.5}
+    for audio, sample in ((AUDIO, inside), (DecodeAudio("wav", "sound", sample_rate=RATE), beside)):
+        assert not DecodeVideoAudio(VIDEO, audio)(sample)["sound"].any()
+        nothing = DecodeVideoAudio(VIDEO, audio, "none")(sample)
+        assert (nothing["sound"], nothing["sound_frames"]) == (None, None)
+        with pytest.raises(BadMedia) as caught:
+            DecodeVideoAudio(VIDEO, audio, "error")(sample)
+        assert caught.value.reason == "too-short"
+
+
 def test_the_sound_may_be_in_a_file_of_its_own(files):
     both = DecodeVideoAudio(VIDEO, DecodeAudio("wav", sample_rate=RATE))
     for video in ("mute", "both", "late"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.errors import ConfigError
+from penstock.errors import BadMedia, ConfigError
 from penstock.transforms.audio_clip import Clip, read_clip
 from penstock.transforms.audio_crop import BY_LENGTH, BY_LOUDNESS
 from penstock.transforms.audio_source import open_audio
@@ -45,7 +45,8 @@ class DecodeAudio:
             "max_mean" (the loudest), "max_center" (around the loudest frame). Loudness is the mean of the absolute
             values; choosing by it decodes the whole sound.
         offset: where "start" begins, in seconds, or the name of the field that says so.
-        short: what becomes of a sound shorter than the crop: "pad" (zeros at the end), "keep", or "error".
+        short: what becomes of a sound shorter than the crop: "pad" (zeros at the end), "keep", or "error". One
+            that ends before its crop begins is always an error.
         quality: soxr's.
         max_seconds: the most that is decoded of one sound.
         required: None in the field is an error.
@@ -100,9 +101,18 @@ class DecodeAudio:
         """
         source = open_audio(value)
         try:
-            return read_clip(source, self, describe(value), offset, rng)
+            clip = read_clip(source, self, describe(value), offset, rng)
         finally:
             source.close()
+        if not clip.frames:
+            raise nothing_of(value, offset)
+        return clip
+
+
+def nothing_of(value: Any, start_s: float) -> BadMedia:
+    """Make the error for a sound that ends before a crop of it begins, which would be silence and nothing else."""
+    path = describe(value)
+    return BadMedia(f"{path} has no frames from {start_s:g} s on, where its crop begins", path=path, reason="too-short")
 
 
 def audio_pipeline(

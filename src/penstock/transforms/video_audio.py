@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import BadMedia, ConfigError
-from penstock.transforms.audio import DecodeAudio
+from penstock.transforms.audio import DecodeAudio, nothing_of
 from penstock.transforms.audio_clip import Clip as Sound
 from penstock.transforms.audio_clip import read_clip as read_sound
 from penstock.transforms.audio_container import ContainerSource
@@ -37,13 +37,14 @@ class DecodeVideoAudio:
         video: what of the video. It chooses where the clip lies.
         audio: what of the sound. Its `field` is that of the video, for the sound in the same file, or another one's,
             such as that of a .wav; `seconds` None is the length of the clip.
-        missing: a video without sound, or a None in the field of the sound: "silence" (zeros, 2 channels unless
-            `mono`), "none" (None in all fields of the sound), or "error".
+        missing: a video without sound, a None in the field of the sound, or a sound that ends before the clip begins:
+            "silence" (zeros; for want of a sound 2 channels unless `mono`), "none" (None in all fields of the sound),
+            or "error".
 
     Raises:
         ConfigError: the two do not go together; from a call: a package is missing, or `rng` is.
         ObjectMissing, StoreError: from a call: there is no such file, or it can't be read.
-        BadMedia: from a call: as of the two transforms; "no-audio" with missing="error".
+        BadMedia: from a call: as of the two transforms; "no-audio" and "too-short" with missing="error".
 
     >>> both = DecodeVideoAudio(DecodeVideo("mp4", fps=8), DecodeAudio("mp4", "sound", sample_rate=16_000))
     """
@@ -94,9 +95,12 @@ class DecodeVideoAudio:
                 raise
             return _silence(options) if self.missing == "silence" else None
         try:
-            return read_sound(source, options, describe(value), start_s)
+            sound = read_sound(source, options, describe(value), start_s)
         finally:
             source.close()
+        if not sound.frames and self.missing == "error":
+            raise nothing_of(value, start_s)
+        return None if not sound.frames and self.missing == "none" else sound
 
     def _open_sound(self, value: Any, clip: Clip, start_s: float) -> tuple[AudioSource, float]:
         """Open the sound; say where in it the clip begins."""
