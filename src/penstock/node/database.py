@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ class Database:
         self.kind = kind
         self._called = f"the {kind.noun} {self.path}"
         self._timeout_s = timeout_s
-        self._lock = threading.Lock()
+        # Lets whoever was interrupted as he got it give it back without knowing whether he had it.
+        self._lock = threading.RLock()
         self._identity: tuple[int, int] | None = None
         self._closed = False
         self.committed = False
@@ -79,18 +80,18 @@ class Database:
         patience = Patience(self._timeout_s, f"a turn to write to {self._called}", self.kind.error)
         with self._ours(), self._explained():
             connection, door = self._opened(patience)
-            with door.held(patience):
-                _run(connection, "BEGIN IMMEDIATE", patience)
             complete = self.committed = False
             try:
+                _end_left_over(connection)
+                with door.held(patience):
+                    _run(connection, "BEGIN IMMEDIATE", patience)
                 yield connection
                 complete = True
                 connection.execute("COMMIT")
                 self.committed = True
             except BaseException as error:
                 self.committed = complete and not (connection.in_transaction or isinstance(error, sqlite3.Error))
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                _end_left_over(connection)
                 raise
 
     @contextmanager
@@ -99,13 +100,14 @@ class Database:
         patience = Patience(self._timeout_s, self._called, self.kind.error)
         with self._ours(), self._explained():
             connection, _ = self._opened(patience)
-            connection.execute("BEGIN")
             try:
+                _end_left_over(connection)
+                connection.execute("BEGIN")
                 # The first look decides which moment is seen; it alone may have to wait, for one who opens or closes.
                 _run(connection, "SELECT 1 FROM sqlite_master", patience)
                 yield connection
             finally:
-                connection.execute("ROLLBACK")
+                _end_left_over(connection)
 
     def save(self) -> None:
         """Move all transactions to the main file and sync it: from here on they survive a power cut as well."""
@@ -127,12 +129,13 @@ class Database:
     @contextmanager
     def _ours(self) -> Iterator[None]:
         """Keep the other threads of this process out."""
-        if not self._lock.acquire(timeout=self._timeout_s):
-            raise self.kind.error(f"waited {self._timeout_s:g} s for another thread that uses {self._called}")
         try:
+            if not self._lock.acquire(timeout=self._timeout_s):
+                raise self.kind.error(f"waited {self._timeout_s:g} s for another thread that uses {self._called}")
             yield
         finally:
-            self._lock.release()
+            with suppress(RuntimeError):
+                self._lock.release()
 
     def _opened(self, patience: Patience) -> tuple[sqlite3.Connection, Door]:
         if self._connection is None or self._door is None:
@@ -172,13 +175,12 @@ class Database:
         _run(connection, "PRAGMA synchronous = NORMAL", patience)
         _run(connection, f"PRAGMA wal_autocheckpoint = {self.kind.checkpoint_pages}", patience)
         _run(connection, "PRAGMA journal_mode = WAL", patience)
-        _run(connection, "BEGIN IMMEDIATE", patience)
         try:
+            _run(connection, "BEGIN IMMEDIATE", patience)
             self._check_or_make_tables(connection)
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+            connection.execute("COMMIT")
+        finally:
+            _end_left_over(connection)
 
     def _check_or_make_tables(self, connection: sqlite3.Connection) -> None:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -252,6 +254,12 @@ def _run(connection: sqlite3.Connection, statement: str, patience: Patience) -> 
             if not _is_busy(error):
                 raise
         patience.pause()
+
+
+def _end_left_over(connection: sqlite3.Connection) -> None:
+    """End a transaction that is under way, such as one that an interrupt kept from its end."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

@@ -10,7 +10,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,9 +50,11 @@ class Book:
         """Begin without gathered changes, as in a forked child: they are the parent's to record."""
         self._turn = threading.Lock()
         self.recency.reset()
-        self._written: deque[Written] = deque()
-        self._freed: deque[int] = deque()
-        self._spared: deque[Row] = deque()
+        # They leave these lists when they have been recorded, each kind in one step: Ctrl-C loses none.
+        self._written: list[Written] = []
+        self._freed: list[int] = []
+        self._spared: list[Row] = []
+        self._unclaimed: list[Claimed] = []
         self.hits = self.misses = self.evictions = 0
         """Since they were last added to the totals."""
 
@@ -71,7 +72,8 @@ class Book:
     def changing(self) -> Iterator[sqlite3.Connection]:
         """Change rows, together with all changes that have gathered."""
         with self._turn:
-            written, freed, spared = _taken(self._written), _taken(self._freed), _taken(self._spared)
+            written, freed = self._written[:], self._freed[:]
+            spared, unclaimed = self._spared[:], self._unclaimed[:]
             counts = self.hits, self.misses, self.evictions
             # From here on rows count these bytes; nobody else looks before the transaction ends.
             moved = sum(file.size for file in written), sum(row.size for row in spared)
@@ -80,20 +82,21 @@ class Book:
             self._database.committed = False
             try:
                 with self._database.writing() as db:
+                    if unclaimed:
+                        rows.unclaim(db, unclaimed, self._pins.name)
                     self._record(db, written, freed, spared, counts)
                     yield db
             except BaseException:
-                if self._database.committed:
-                    # Recorded before the interrupt came: twice would count twice.
-                    self._recorded(written, spared, counts)
-                    raise
-                self._pins.reserve(moved[0])
-                self._pins.leave(moved[1])
-                self._written.extendleft(reversed(written))
-                self._freed.extendleft(reversed(freed))
-                self._spared.extendleft(reversed(spared))
+                # What was recorded before the interrupt came is recorded: twice would count twice.
+                if not self._database.committed:
+                    self._pins.reserve(moved[0])
+                    self._pins.leave(moved[1])
                 raise
-            self._recorded(written, spared, counts)
+            finally:
+                if self._database.committed:
+                    del self._written[: len(written)], self._freed[: len(freed)]
+                    del self._spared[: len(spared)], self._unclaimed[: len(unclaimed)]
+                    self._recorded(written, spared, counts)
 
     def _record(
         self, db: sqlite3.Connection, written: list[Written], freed: list[int], spared: list[Row], counts: tuple
@@ -117,7 +120,7 @@ class Book:
     @property
     def has_news(self) -> bool:
         """Whether changes have gathered that others wait for."""
-        return bool(self._written or self._freed or self._spared)
+        return bool(self._written or self._freed or self._spared or self._unclaimed)
 
     def flush(self) -> None:
         """Record all changes that have gathered."""
@@ -131,6 +134,10 @@ class Book:
     def freed(self, ids: Sequence[int]) -> None:
         """Let entries without a file be used again, with the next change."""
         self._freed.extend(ids)
+
+    def unclaimed(self, entries: Sequence[Claimed]) -> None:
+        """Let entries be used again that may have been claimed, with the next change."""
+        self._unclaimed.extend(entries)
 
     def spared(self, row: Row) -> None:
         """Let a doomed entry stay, with the next change."""
@@ -164,10 +171,6 @@ class Book:
         with self._turn:
             self._database.close()
             self.recency.close()
-
-
-def _taken(gathered: deque) -> list:
-    return [gathered.popleft() for _ in range(len(gathered))]
 
 
 def boot_of_system() -> str:

@@ -1,0 +1,73 @@
+"""What Ctrl-C leaves behind, wherever it comes: nothing that is lost, nothing that waits, no path without its pin."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+
+from penstock.node import database
+from penstock.store.cache import open_cache
+from penstock.store.wanted import Wanted
+
+SIZE = 10_000
+
+
+@pytest.fixture
+def urls(web) -> list[str]:
+    web.add_files({f"{number}.bin": bytes([number]) * SIZE for number in range(8)})
+    return [f"{web.url}/{number}.bin" for number in range(8)]
+
+
+def wanted(urls: list[str], *numbers: int) -> list[Wanted]:
+    return [Wanted(urls[number]) for number in numbers]
+
+
+def once(method, *, fits=lambda arguments: True):
+    """Have a method raise KeyboardInterrupt, where Ctrl-C may come: at its end, the first time that it fits."""
+    pending = [True]
+
+    def interrupted(*arguments, **options):
+        found = method(*arguments, **options)
+        if pending and threading.current_thread() is threading.main_thread() and fits(arguments):
+            pending.clear()
+            raise KeyboardInterrupt
+        return found
+
+    return interrupted
+
+
+def begins(arguments) -> bool:
+    return arguments[1].startswith("BEGIN")
+
+
+def test_ctrl_c_as_a_transaction_begins_is_raised_and_ends_nothing_else(urls, tmp_path, monkeypatch):
+    with open_cache(tmp_path, None) as cache, open_cache(tmp_path, None) as other:
+        cache.acquire(wanted(urls, 0))
+        cache.stats()
+        monkeypatch.setattr(database, "_run", once(database._run, fits=begins))
+        with pytest.raises(KeyboardInterrupt):
+            cache.acquire(wanted(urls, 1))
+        for one in (other, cache):
+            assert Path(one.acquire(wanted(urls, 1), 10)[0]).read_bytes() == bytes([1]) * SIZE
+
+
+def test_ctrl_c_as_the_first_transaction_of_a_database_begins_ends_nothing_else(urls, tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "_run", once(database._run, fits=begins))
+    with pytest.raises(KeyboardInterrupt):
+        open_cache(tmp_path, None)
+    with open_cache(tmp_path, None) as cache:
+        assert Path(cache.acquire(wanted(urls, 1), 10)[0]).read_bytes() == bytes([1]) * SIZE
+
+
+def test_ctrl_c_as_one_begins_to_look_ends_nothing_else(urls, tmp_path, monkeypatch):
+    with open_cache(tmp_path, None) as cache:
+        cache.stats()
+        monkeypatch.setattr(
+            database, "_run", once(database._run, fits=lambda arguments: "sqlite_master" in arguments[1])
+        )
+        with pytest.raises(KeyboardInterrupt):
+            cache.acquire(wanted(urls, 1))
+        assert Path(cache.acquire(wanted(urls, 1), 10)[0]).read_bytes() == bytes([1]) * SIZE
