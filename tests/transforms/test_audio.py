@@ -423,6 +423,19 @@ def test_a_random_crop_needs_a_generator(sounds):
         DecodeAudio(crop="random", seconds=1).read(sounds["wav"])
 
 
+def test_the_pipeline_takes_frames_in_place_of_seconds_or_the_whole(sounds):
+    def shape(**options):
+        return Chain(audio_pipeline(**options)).one({"audio": str(sounds["wav"])}, 0, 0)["audio"].shape
+
+    assert shape() == (1, 160_000)
+    assert shape(frames=777) == (1, 777)
+    assert shape(seconds=None, crop="start", sample_rate=RATE) == DecodeAudio(mono=True).read(sounds["wav"]).data.shape
+    with pytest.raises(ConfigError, match="crop='start'"):
+        audio_pipeline(seconds=None)
+    with pytest.raises(ConfigError, match="not both"):
+        audio_pipeline(seconds=2, frames=777)
+
+
 def test_the_pipeline_gives_crops_of_one_shape_that_depend_on_the_sample_alone(sounds):
     chain = Chain(audio_pipeline(seconds=2.0), seed=5)
     again = pickle.loads(pickle.dumps(Chain(audio_pipeline(seconds=2.0), seed=5)))

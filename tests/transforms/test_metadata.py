@@ -225,3 +225,8 @@ def test_the_preset_of_texts_tokenizes_and_loads_embeddings(tmp_path):
     assert plain == {"captions": "a"}
     with pytest.raises(ConfigError, match="go together"):
         text_pipeline(tokenizer="bytes")
+
+
+def test_no_text_stays_none_in_all_that_a_tokenizer_makes_of_it():
+    made = Chain(text_pipeline(tokenizer="bytes", seq_length=4)).one({"text": None, "id": 7}, epoch=0, id_=0)
+    assert made == {"id": 7, "input_ids": None, "labels": None, "attention_mask": None}

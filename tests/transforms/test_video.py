@@ -344,6 +344,14 @@ def test_counting_frames_leaves_the_video_as_it_was(videos):
         video.close()
 
 
+def test_the_pipeline_takes_whole_videos_from_their_start(videos):
+    path = next(iter(videos.values()))
+    whole = Chain(video_pipeline(frames=None, crop="start", size=32)).one({"video": str(path)}, 0, 0)["video"]
+    np.testing.assert_array_equal(whole, DecodeVideo(frames=None, fps=8, size=32).read(path).data)
+    with pytest.raises(ConfigError, match="crop='start'"):
+        video_pipeline(frames=None)
+
+
 def test_the_pipeline_gives_clips_of_one_shape_that_depend_on_the_sample_alone(videos):
     chain = Chain(video_pipeline(frames=4, size=(32, 48)), seed=5)
     again = pickle.loads(pickle.dumps(Chain(video_pipeline(frames=4, size=(32, 48)), seed=5)))

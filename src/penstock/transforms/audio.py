@@ -24,6 +24,8 @@ from penstock.transforms.media_options import check_crop
 from penstock.types import check_choice, check_int, check_number
 
 CROPS = (*BY_LENGTH, *BY_LOUDNESS)
+_SECONDS = 10.0
+"""What `audio_pipeline` cuts out unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class DecodeAudio:
         check_crop(self.crop, self.offset, self.short, allowed=CROPS)
         check_choice("quality", self.quality, ("QQ", "LQ", "MQ", "HQ", "VHQ"))
         if self.crop != "start" and self.frames is None and self.seconds is None:
-            raise ConfigError(f"crop={self.crop!r} needs a length: seconds or frames")
+            raise ConfigError(f"crop={self.crop!r} needs a length: seconds or frames. Of whole sounds, crop='start'")
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Decode the sound of a sample."""
@@ -119,7 +121,8 @@ def audio_pipeline(
     field: str = "audio",
     *,
     sample_rate: int = 16_000,
-    seconds: float = 10.0,
+    seconds: float | None = _SECONDS,
+    frames: int | None = None,
     crop: str = "random",
     mono: bool = True,
     **options: Any,
@@ -129,13 +132,15 @@ def audio_pipeline(
     Args:
         field: where the sample has a path, bytes, or a seekable binary file.
         sample_rate: see `DecodeAudio`.
-        seconds: see `DecodeAudio`.
+        seconds: length of the crop; None, with crop="start": the whole sound.
+        frames: length of the crop in frames of the result, in place of seconds.
         crop: see `DecodeAudio`.
         mono: see `DecodeAudio`.
         options: the others of `DecodeAudio`.
 
     Returns:
-        Transforms for `StreamingDataset(transforms=…)`; a sample gets float32 [1, sample_rate × seconds] in `field`.
+        Transforms for `StreamingDataset(transforms=…)`; a sample gets float32 [1, sample_rate × seconds], or
+        [1, frames], in `field`.
 
     Raises:
         ConfigError: an option cannot work.
@@ -143,4 +148,7 @@ def audio_pipeline(
     >>> [type(transform).__name__ for transform in audio_pipeline(seconds=2)]
     ['DecodeAudio']
     """
-    return [DecodeAudio(field=field, sample_rate=sample_rate, seconds=seconds, crop=crop, mono=mono, **options)]
+    if frames is not None and seconds == _SECONDS:
+        seconds = None
+    options |= {"seconds": seconds, "frames": frames}
+    return [DecodeAudio(field=field, sample_rate=sample_rate, crop=crop, mono=mono, **options)]

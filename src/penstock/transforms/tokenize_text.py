@@ -21,7 +21,7 @@ class TokenizeText:
     """Tokenize a sample's text and cut it to `seq_length` pairs of a token and the next one.
 
     What a text has beyond that is left out: to train on whole long documents, tokenize ahead. A text
-    of fewer than two tokens has no pair; its labels are all padding.
+    of fewer than two tokens has no pair; its labels are all padding. If the text is None, all that is made of it is.
 
     Args:
         tokenizer: a path or name for `Tokenizer.from_pretrained`, or anything with `encode(text)`; see
@@ -55,12 +55,16 @@ class TokenizeText:
         """Give the sample with `input_ids` and `labels`, int64, in place of its text."""
         if self.text_field not in sample:
             raise ConfigError(f"the sample has no field {self.text_field!r}, it has {sorted(map(str, sample))}")
+        rest = {name: value for name, value in sample.items() if name != self.text_field}
+        if sample[self.text_field] is None:
+            made = ("input_ids", "labels", "attention_mask") if self.pad_to_length else ("input_ids", "labels")
+            return {**rest, **dict.fromkeys(made)}
         tokens = self._encode(check_text(sample[self.text_field], self.text_field))
         tokens = tokens[: self.seq_length + 1].astype(np.int64)
         pair = {"input_ids": tokens[:-1], "labels": tokens[1:]}
         if self.pad_to_length:
             pair = self._padded(pair)
-        return {**{name: value for name, value in sample.items() if name != self.text_field}, **pair}
+        return {**rest, **pair}
 
     def _encode(self, text: str) -> np.ndarray:
         """Encode a text on the way that is quicker for its length; both give the same ids."""

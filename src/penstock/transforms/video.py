@@ -88,7 +88,9 @@ class DecodeVideo:
         if self.size is not None:
             check_size(self.size, self.fit)
         if self.crop != "start" and self.frames is None:
-            raise ConfigError(f"crop={self.crop!r} needs a number of frames")
+            raise ConfigError(
+                f"crop={self.crop!r} needs a number of frames; all of them, from an offset on, are crop='start'"
+            )
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Decode the clip of a sample."""
@@ -116,7 +118,7 @@ class DecodeVideo:
 def video_pipeline(
     field: str = "video",
     *,
-    frames: int = 16,
+    frames: int | None = 16,
     fps: float | None = 8.0,
     size: Size | None = 256,
     crop: str = "random",
@@ -126,7 +128,7 @@ def video_pipeline(
 
     Args:
         field: the field that holds a path, bytes, or a seekable binary file.
-        frames: see `DecodeVideo`.
+        frames: see `DecodeVideo`; None needs crop="start".
         fps: see `DecodeVideo`.
         size: see `DecodeVideo`.
         crop: see `DecodeVideo`.
