@@ -297,3 +297,28 @@ def test_a_csv_whose_lines_end_in_returns_alone_is_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"index,f\ra,1\rb,2\r")
     with pytest.raises(BadBlock, match=r"its lines end in \\r alone"):
         build_index(tmp_path / "a.csv", folder=tmp_path / "node")
+
+
+@pytest.mark.parametrize("options", [{}, {"lazy_index_chunk_size": 2}, {"columns": ["a"]}, {"sql_query": "twice"}])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "provider", "several"])
+def test_two_columns_of_one_name_are_refused_by_their_name(kind, options, tmp_path):
+    table = pa.table([["k", "l"], [1, 2], [3, 4]], ["index", "a", "a"])
+    source = tmp_path / f"rows.{kind}"
+    if kind == "arrow":
+        with pa.ipc.new_file(source, table.schema) as writer:
+            writer.write_table(table)
+    elif kind == "csv":
+        source.write_text("index,a,a\nk,1,3\nl,2,4\n")
+    elif kind == "provider":
+        source = lambda: iter([table])  # noqa: E731
+    else:
+        source = tmp_path / "rows.parquet"
+        pq.write_table(table, source)
+        pq.write_table(table.select([0, 1]), tmp_path / "other.parquet")
+        source = [tmp_path / "other.parquet", source] if kind == "several" else source
+    if options.get("sql_query"):
+        options = {"sql_query": "select *, 1 as b, 2 as b from dataframe"}
+    if "lazy_index_chunk_size" in options and kind not in ("parquet", "several"):
+        options = {}
+    with pytest.raises((ConfigError, FormatError), match=r"'[ab]'"):
+        build_index(source, folder=tmp_path / "node", **options)

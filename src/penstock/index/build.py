@@ -33,7 +33,7 @@ from penstock.index.leading import leading
 from penstock.index.parquet import ParquetSource
 from penstock.index.parquet_rows import ParquetRows
 from penstock.index.rows import MappedRows, Rows, map_rows, write_batches
-from penstock.index.scan import Source, TypesWidened, conform, nearest
+from penstock.index.scan import Source, TypesWidened, check_names, conform, nearest
 from penstock.index.sources import open_source
 from penstock.index.sql import run_query, with_numbers
 from penstock.index.table import Index
@@ -71,8 +71,9 @@ class Choice:
         """Choose columns, the key as text, those that are allowed to be missing as null.
 
         Raises:
-            ConfigError: a column is missing.
+            ConfigError: a column is missing, or two have one name.
         """
+        check_names(schema, place)
         if self.key not in schema.names:
             raise ConfigError(
                 f"{place} has no column {self.key!r}, which index_col_name says the keys are in; "

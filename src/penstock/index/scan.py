@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from penstock.errors import FormatError
+from penstock.errors import ConfigError, FormatError
 from penstock.formats.sources import SourceFile
 
 SMALL_BYTES = 1 << 20
@@ -126,14 +126,23 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"{meant}its columns are {listed or 'none'}"
 
 
+def check_names(schema: pa.Schema, place: str) -> None:
+    """Raise ConfigError if two columns have one name, of which a row could hold but one."""
+    if len(set(schema.names)) < len(schema.names):
+        twice = next(name for name in schema.names if schema.names.count(name) > 1)
+        raise ConfigError(f"{place} has {schema.names.count(twice)} columns called {twice!r}: give each its own name")
+
+
 def unified(schemas: Sequence[pa.Schema], place: str) -> pa.Schema:
     """Find the columns and types that hold the rows of all of these: all columns, numbers widened, text for the rest.
 
     Raises:
+        ConfigError: one has two columns of one name.
         FormatError: a column has types that nothing holds both of, such as a list and a number.
     """
     fields: dict[str, pa.Field] = {}
     for schema in schemas:
+        check_names(schema, place)
         for field in schema:
             known = fields.get(field.name)
             kind = field.type if known is None else wider(known.type, field.type)
