@@ -82,6 +82,14 @@ def test_a_block_that_fails_leaves_what_was_there_before(s3, pieces):
     assert b"<Upload>" not in unfinished(s3, name)
 
 
+def test_a_file_that_was_closed_within_the_block_is_there_after_it(s3):
+    store = bucket(s3, "closed")
+    with store.upload("x") as file:
+        file.write(b"abc")
+        file.close()
+    assert store.get("x") == b"abc"
+
+
 def test_a_server_that_fails_now_and_then_is_asked_again(web):
     store = open_store("s3://bucket", endpoint=web.url, region="x", access_key_id="k", secret_access_key="s", retries=2)
     web.fault(times=1, status=503)
@@ -105,7 +113,10 @@ def test_a_server_that_keeps_failing_is_given_up(web):
 def test_a_refusal_and_a_missing_bucket_are_said(web, s3):
     store = open_store("s3://bucket", endpoint=web.url, region="x", access_key_id="k", secret_access_key="s", retries=0)
     web.fault(times=9, status=403)
-    with pytest.raises(AccessDenied, match=r"s3://bucket/x may not be"), store.upload("x") as file:
+    with (
+        pytest.raises(AccessDenied, match=r"s3://bucket/x may not be written: the server says 403"),
+        store.upload("x") as file,
+    ):
         file.write(b"abc")
     missing = open_store("s3://no-such-bucket-here", **s3.options)
     with pytest.raises(ObjectMissing, match="there is no bucket"), missing.upload("x") as file:

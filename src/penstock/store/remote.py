@@ -334,7 +334,7 @@ class RemoteStore:
         try:
             return await persist(what, attempt, self._patience, asked_wait_s)
         except (ObjectMissing, AccessDenied, ObjectChanged) as error:
-            raise await self._explained(path, key, error) from error
+            raise await self._explained(path, key, verb, error) from error
         except StoreError as error:
             if str(error).startswith(what):
                 raise
@@ -349,7 +349,7 @@ class RemoteStore:
             return None
         return await probe(self._at.root, key, self._connection.headers)
 
-    async def _explained(self, path: str, key: str, error: StoreError) -> StoreError:
+    async def _explained(self, path: str, key: str, verb: str, error: StoreError) -> StoreError:
         """Say which object it was, why, and what to do."""
         shown = self._shown(path)
         if isinstance(error, ObjectChanged):
@@ -363,7 +363,8 @@ class RemoteStore:
             message = headers.get("x-error-message", str(error))
             return refusal(self._hub, shown, status, headers.get("x-error-code", ""), message)
         if isinstance(error, AccessDenied):
-            return AccessDenied(f"{shown} may not be read: {error}. {CREDENTIALS.get(self._at.scheme, '')}")
+            wanted = "written" if verb == "PUT" else "read"
+            return AccessDenied(f"{shown} may not be {wanted}: {error}. {CREDENTIALS.get(self._at.scheme, '')}")
         if isinstance(error, BucketMissing) or await self._bucket_is_missing():
             return ObjectMissing(f"{shown} does not exist: there is no bucket or container {self._at.shown_root()}")
         return ObjectMissing(f"{shown} does not exist")
