@@ -136,16 +136,19 @@ class ParquetPair:
                 the error says so, and `is_there` refuses the two.
         """
         marked = schema.with_metadata({**(schema.metadata or {}), _MARK: secrets.token_hex(16).encode()})
-        half_done = False
+        half_done = ""
         try:
             with self._open(self._paths[0]) as file:
-                with self._open(self._paths[1]) as other, _both(file, other, marked, row_group_size) as pair:
-                    yield pair
-                half_done = True
+                with self._open(self._paths[1]) as other:
+                    with _both(file, other, marked, row_group_size) as pair:
+                        yield pair
+                    half_done = "may be"
+                half_done = "is"
         except PenstockError as error:
-            if half_done:
+            # Who is refused knows that nothing was written.
+            if half_done == "is" or (half_done and not isinstance(error, AccessDenied | ObjectMissing)):
                 first, second = map(redact, self._paths)
-                error.add_note(f"{second} is new, {first} is not: run it again with recompute: true")
+                error.add_note(f"{second} {half_done} new, {first} is not: run it again with recompute: true")
             raise
 
     def _open(self, path: str) -> AbstractContextManager[BinaryIO]:
