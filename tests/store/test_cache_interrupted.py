@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import pkgutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,35 @@ def test_ctrl_c_as_one_begins_to_look_ends_nothing_else(urls, tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             cache.acquire(wanted(urls, 1))
         assert Path(cache.acquire(wanted(urls, 1), 10)[0]).read_bytes() == bytes([1]) * SIZE
+
+
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        ("penstock.store.cache_flights.Flights", "hand_out"),
+        ("penstock.store.cache_flights.Flights", "join"),
+        ("penstock.store.cache_recency.Recency", "generation"),
+        ("penstock.store.cache_recency.Recency", "touch_same"),
+        ("penstock.store.cache_flights", "pinned_file"),
+        ("penstock.store.cache_tables.OwnTable", "add"),
+        ("penstock.store.cache_tables.OwnTable", "show"),
+        ("penstock.store.cache_pins.Pins", "take"),
+    ],
+)
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_path_has_its_pin_wherever_ctrl_c_came_before_it_was_given(urls, tmp_path, monkeypatch, part, method, seen):
+    with open_cache(tmp_path, None) as cache:
+        both = wanted(urls, 0, 1)
+        if seen:
+            for _ in range(2):
+                cache.acquire(both, 10)
+                cache.stats()
+        monkeypatch.setattr(f"{part}.{method}", once(pkgutil.resolve_name(f"{part}.{method}")))
+        with suppress(KeyboardInterrupt):
+            for _ in range(3):
+                cache.acquire(both, 10)
+        gc.collect()
+        files = cache.acquire(both, 10)
+        assert cache.stats().pinned >= 2
+        cache.clear()
+        assert [Path(file).read_bytes()[0] for file in files] == [0, 1]

@@ -134,8 +134,9 @@ class Cache:
 
         A hint: it returns at once, and what goes wrong is said by `acquire`.
         """
-        fresh = self._flights.hold(wanted)
+        fresh: list[Flight] = []
         try:
+            self._flights.hold(wanted, fresh)
             if fresh and self._finder.look(fresh):
                 self._keep_house()
         except BaseException:
@@ -181,8 +182,10 @@ class Cache:
         return self._flights.are_there(several)
 
     def _acquire(self, wanted: Sequence[Wanted], timeout_s: float) -> list[CachedFile | StoreError]:
-        flights, fresh = self._flights.join(wanted)
+        flights: list[Flight] = []
+        fresh: list[Flight] = []
         try:
+            self._flights.join(wanted, flights, fresh)
             if fresh and self._finder.look(fresh):
                 self._keep_house()
             self._flights.wait(flights, timeout_s)

@@ -109,23 +109,27 @@ class Flights:
         self.hits = 0
         """How many rested and needed no database."""
 
-    def hold(self, wanted: Sequence[Wanted]) -> list[Flight]:
-        """Want things until somebody else does; give the flights that begin with that."""
+    def hold(self, wanted: Sequence[Wanted], fresh: list[Flight]) -> None:
+        """Want things until somebody else does; add the flights that begin with that to `fresh`."""
         with self._lock:
-            flights, fresh = self._find(wanted)
-            for flight in flights:
+            for flight in self._find(wanted, fresh):
                 flight.holds += 1
-        return fresh
 
-    def join(self, wanted: Sequence[Wanted]) -> tuple[list[Flight], list[Flight]]:
-        """Want things until `hand_out`, in the place of who held them; give all flights and those that begin."""
+    def join(self, wanted: Sequence[Wanted], flights: list[Flight], fresh: list[Flight]) -> None:
+        """Want things until `hand_out`, in the place of who held them.
+
+        Args:
+            wanted: what.
+            flights: gets all flights: those that are in it when Ctrl-C comes are in use, and no others.
+            fresh: gets those that begin.
+        """
         with self._lock:
-            flights, fresh = self._find(wanted)
-            for flight in flights:
+            for flight in self._find(wanted, fresh):
+                # Without a call, so that Ctrl-C comes before all of this or after it.
+                flights += (flight,)
                 flight.users += 1
                 if flight.holds:
                     flight.holds -= 1
-        return flights, fresh
 
     def again(self, wanted: Sequence[Wanted]) -> list[CachedFile] | None:
         """Give the paths, pinned, of things that all rest and whose files are still there; None if one does not."""
@@ -160,38 +164,45 @@ class Flights:
             return None
         return flights if all(flight.resting for flight in flights) else None
 
-    def _find(self, wanted: Sequence[Wanted]) -> tuple[list[Flight], list[Flight]]:
+    def _find(self, wanted: Sequence[Wanted], fresh: list[Flight]) -> list[Flight]:
         if self.closed:
             raise StoreError(f"the cache {self._folder} was closed; open it again")
         known = self._known
         flights: list[Flight] = []
-        fresh: list[Flight] = []
-        rested: list[Flight] = []
+        rested: dict[Flight, None] = {}
         for one in wanted:
             flight = known.get(one)
             if flight is None:
-                flight = known[one] = Flight(one)
+                flight = Flight(one)
+                # First: one that is known and not in here would be begun by nobody.
                 fresh.append(flight)
+                known[one] = flight
             elif flight.resting:
-                flight.resting = False
-                rested.append(flight)
+                rested[flight] = None
             flights.append(flight)
         if rested:
-            fresh += self._awake(rested)
+            self._awake(list(rested), fresh)
         if len(known) > MOST_FLIGHTS:
             for flight in [flight for flight in islice(known.values(), MOST_FLIGHTS // 8) if flight.resting]:
                 del known[flight.wanted]
-        return flights, fresh
+        return flights
 
-    def _awake(self, rested: list[Flight]) -> list[Flight]:
-        """Pin the files of flights that rested; give those whose file is not there any more, to begin anew."""
+    def _awake(self, rested: list[Flight], fresh: list[Flight]) -> None:
+        """Pin the files of flights that rested; add those whose file is not there any more to those that begin.
+
+        A flight rests until it has its pin: interrupted here, it never has a path without one.
+        """
         self._pins.take([flight.spot for flight in rested])
         changed = self._recency.touch_same(rested, time.time())
         self.hits += len(rested) - len(changed)
-        for flight in changed:
-            self._pins.drop([flight.spot])
-            flight.start()
-        return changed
+        if changed:
+            spots = [flight.spot for flight in changed]
+            for flight in changed:
+                fresh.append(flight)
+                flight.start()
+            self._pins.drop(spots)
+        for flight in rested:
+            flight.resting = False
 
     def wait(self, flights: Sequence[Flight], timeout_s: float) -> None:
         """Wait until flights have landed, or the time is over."""
@@ -214,47 +225,66 @@ class Flights:
     def hand_out(self, flights: Sequence[Flight]) -> list[CachedFile | None]:
         """End the use of flights and give the paths of those that have one, pinned."""
         files: list[CachedFile | None] = []
-        more: list[int] = []
-        pins = self._pins
+        shared: list[CachedFile] = []
         with self._lock:
-            for flight in flights:
-                flight.users -= 1
-                path, spot = flight.path, flight.spot
-                over = flight.users <= 0 and flight.holds <= 0
-                if path is None:
-                    files.append(None)
-                    if over and flight.error is not None:
-                        self._end(flight)
-                    continue
-                if spot < 0:
-                    files.append(pinned_file(path, None, 0))
-                else:
-                    # The last one to want it takes the flight's own pin over.
-                    if not over:
-                        more.append(spot)
-                    files.append(pinned_file(path, pins, spot))
-                if over:
-                    self._rest(flight)
-            if more:
-                pins.take(more)
+            try:
+                for flight in flights:
+                    self._give(flight, files, shared)
+                self._share(shared)
+            except BaseException:
+                # Interrupted: nobody has the others in use any more either.
+                for flight in flights[len(files) :]:
+                    self._give(flight, [], [])
+                raise
         return files
 
-    def _rest(self, flight: Flight) -> None:
-        """Keep what is known of a flight whose pin somebody else has taken over or let go of."""
-        generation = 1.0 if flight.local or flight.id < 0 else self._recency.generation(flight.id)
-        if generation % 2 or self._known.get(flight.wanted) is not flight:
-            self._known.pop(flight.wanted, None)
+    def _give(self, flight: Flight, files: list[CachedFile | None], shared: list[CachedFile]) -> None:
+        """End one use of a flight and add its path to `files`; one that needs a pin of its own to `shared` as well."""
+        path, spot, over = flight.path, flight.spot, flight.users <= 1 and not flight.holds
+        if path is None:
+            flight.users -= 1
+            files += (None,)
+            if over and flight.error is not None:
+                self._end(flight)
             return
+        file = pinned_file(path, None, spot)
+        if not over:
+            if spot >= 0:
+                shared.append(file)
+            flight.users -= 1
+            files += (file,)
+            return
+        generation = self._generation_of(flight)
+        # The last one to want it takes the flight's own pin over. Without a call, so that Ctrl-C comes before or after.
+        flight.users -= 1
+        files += (file,)
         flight.generation, flight.resting = generation, True
+        if spot >= 0:
+            file._pins = self._pins
+        if generation < 0:
+            self._known.pop(flight.wanted, None)
+
+    def _share(self, files: list[CachedFile]) -> None:
+        """Give paths pins of their own."""
+        if files:
+            pins = self._pins
+            pins.take([file._spot for file in files])
+            for file in files:
+                file._pins = pins
+
+    def _generation_of(self, flight: Flight) -> float:
+        """Give what a flight that is to rest goes by; below 0, which no file has: it can't."""
+        generation = 1.0 if flight.local or flight.id < 0 else self._recency.generation(flight.id)
+        return -1.0 if generation % 2 or self._known.get(flight.wanted) is not flight else generation
 
     def _end(self, flight: Flight) -> None:
-        """Let go of a flight's pin; that of a file is known further."""
+        """Let go of a flight's pin, after that of its path; that of a file is known further."""
+        if flight.path is not None:
+            flight.generation, flight.resting = self._generation_of(flight), True
+        if flight.path is None or flight.generation < 0:
+            self._known.pop(flight.wanted, None)
         if flight.spot >= 0:
             self._pins.drop([flight.spot])
-        if flight.path is None:
-            self._known.pop(flight.wanted, None)
-        else:
-            self._rest(flight)
 
     def land(self, flights: Sequence[Flight]) -> None:
         """Tell who waits that flights have landed."""

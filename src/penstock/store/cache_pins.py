@@ -143,11 +143,12 @@ class Pins:
         with self._lock:
             if self.released or self._travelling:
                 self._settle()
-            self._own.add(spots)
+            self._own.added = 0
             try:
+                self._own.add(spots)
                 self._show()
             except BaseException:
-                self._own.remove(spots)
+                self._own.remove(spots[: self._own.added])
                 raise
 
     def _show(self) -> None:

@@ -112,7 +112,7 @@ class Shelf:
         return [mine.pop(key) if key in mine else self._ready(known.get(key), want) for key, _, want in wanted]
 
     def unclaim(self, entries: Sequence[Claimed]) -> None:
-        """Let go of entries of a claim that went wrong, whether it was recorded or not; now, or with the next change."""
+        """Let go of entries of a claim that went wrong, recorded or not: now, or with the next change."""
         self.book.unclaimed(entries)
         # What went wrong first is what is said.
         with suppress(StoreError):

@@ -88,6 +88,7 @@ class OwnTable:
     def __init__(self, limit: int) -> None:
         self.limit, self.reserved, self.leaving, self.beat = limit, 0, 0, 0
         self.counts = [0] * SPOTS
+        self.added = 0
         self.bits = bytearray(SPOTS // 8)
         self._changed: list[int] = []
         """Bytes of `bits` that nobody has seen yet."""
@@ -100,15 +101,18 @@ class OwnTable:
         return _HEADER.pack(_HEAD, self.limit, self.reserved, self.leaving, self.beat)
 
     def add(self, spots: Iterable[int]) -> None:
-        """Count pins."""
+        """Count pins; `added` says how many of them have been, wherever Ctrl-C comes."""
         counts, bits, changed = self.counts, self.bits, self._changed
+        self.added = 0
         for spot in spots:
+            # Without a call, so that it comes before all of this or after it.
             count = counts[spot]
-            counts[spot] = count + 1
             if not count:
                 place = spot >> 3
+                changed += (place,)
                 bits[place] |= 1 << (spot & 7)
-                changed.append(place)
+            counts[spot] = count + 1
+            self.added += 1
 
     def remove(self, spots: Iterable[int]) -> None:
         """Count pins that are no more; nothing below 0: an error here would end whoever happens to count."""
