@@ -193,8 +193,24 @@ def test_the_preset_loads_and_draws_from_one_array_or_two():
     assert sorted(first) == ["latent"]
     assert (first["latent"] == second["latent"]).all()
     assert (chain({"latent": data}, epoch=1, id_=2)[0]["latent"] != first["latent"]).any()
-    halves = Chain(image_latent_pipeline(out="z", scale=0.5))({"latent": npy(ARRAY)}, epoch=0, id_=0)[0]["z"]
+    halves = Chain(image_latent_pipeline(out="z", scale=0.5))({"latent": npy(np.abs(ARRAY))}, epoch=0, id_=0)[0]["z"]
     assert halves.shape == (4, 3, 5)
     assert Chain(image_latent_pipeline())({"latent": None}, epoch=0, id_=0) == [{"latent": None}]
     with pytest.raises(ConfigError, match="give one of them"):
         LoadLatent(out="z", key={"a": "b"})
+
+
+@pytest.mark.parametrize("spread_field", [None, "std"])
+def test_a_spread_below_0_is_refused(spread_field):
+    mean, std = np.zeros((2, 3), np.float32), np.array([[0.1, 0.2, 0.3], [0.1, -0.2, 0.3]], np.float32)
+    sample = {"latent": mean, "std": std} if spread_field else {"latent": np.concatenate([mean, std])}
+    with pytest.raises(BadMedia, match=r"below 0, -0\.2") as caught:
+        SampleLatent(spread_field=spread_field)(sample, rng(0))
+    assert caught.value.reason == "negative-std"
+    assert np.isfinite(SampleLatent(spread_field=spread_field, spread="logvar")(sample, rng(0))["latent"]).all()
+
+
+@pytest.mark.parametrize("options", [{"scale": float("nan")}, {"shift": float("inf")}])
+def test_numbers_that_would_spoil_every_latent_are_refused_at_once(options):
+    with pytest.raises(ConfigError, match="must be finite"):
+        image_latent_pipeline(**options)

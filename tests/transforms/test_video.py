@@ -359,3 +359,8 @@ def test_the_pipeline_gives_clips_of_one_shape_that_depend_on_the_sample_alone(v
         first, second = (c.one({"video": str(path)}, 0, id_) for c in (chain, again))
         assert first["video"].shape == (4, 32, 48, 3)
         np.testing.assert_array_equal(first["video"], second["video"])
+
+
+def test_frames_a_second_are_a_float_however_they_are_asked_for(videos):
+    for fps in (8, 8.0, None):
+        assert type(DecodeVideo(frames=2, fps=fps).read(next(iter(videos.values()))).fps) is float

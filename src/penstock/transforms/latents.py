@@ -89,6 +89,10 @@ class SampleLatent:
 
     The result has half of the channels: [C, …].
 
+    Raises:
+        ConfigError: an argument cannot work, or the sample has no such field.
+        BadMedia: mean and spread have no shapes that go together ("shape"), or a std is below 0 ("negative-std").
+
     >>> sample = {"latent": np.array([[3.0], [0.0]], np.float32)}
     >>> SampleLatent(scale=2.0)(sample, np.random.default_rng(0))["latent"].tolist()
     [[6.0]]
@@ -106,6 +110,8 @@ class SampleLatent:
 
     def __post_init__(self) -> None:
         check_choice("spread", self.spread, ("std", "logvar"))
+        if not np.isfinite(self.scale) or not np.isfinite(self.shift):
+            raise ConfigError(f"scale and shift must be finite, got {self.scale} and {self.shift}")
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Give the sample with a latent in the place of its distribution."""
@@ -117,6 +123,12 @@ class SampleLatent:
         mean, spread = self._halves(np.asarray(values, np.float32), sample)
         if not self.random:
             return {**rest, out: (mean - np.float32(self.shift)) * np.float32(self.scale)}
+        if self.spread == "std" and (spread < 0).any():
+            raise BadMedia(
+                f"{self.spread_field or self.field!r} holds a std below 0, {spread.min():g}: is it a logvar?",
+                path="",
+                reason="negative-std",
+            )
         std = np.exp(0.5 * np.clip(spread, -30, 20)) if self.spread == "logvar" else spread
         latent = needed(rng).standard_normal(mean.shape, np.float32)
         latent *= std

@@ -72,7 +72,7 @@ def read_clip(
         data, pts = data[:filled], pts[:filled]
     data[filled:], pts[filled:] = data[filled - 1], pts[filled - 1]
     times = (pts - video.origin) * float(video.tick)
-    return Clip(data, times, float(times[0]) if start is None else start, wanted.fps or video.fps or 0.0, filled)
+    return Clip(data, times, float(times[0]) if start is None else start, float(wanted.fps or video.fps or 0.0), filled)
 
 
 def _sampled(
