@@ -168,3 +168,10 @@ def test_arrays_of_unequal_types_are_stacked_as_without_memory_to_use_again():
     samples = [{"x": np.zeros(100_000, np.float32)}, {"x": np.ones(100_000, np.float64)}]
     batch = stack(samples, NamedBuffers())["x"]
     assert (batch.dtype, batch[:, 0].tolist()) == (np.float64, [0.0, 1.0])
+
+
+def test_lists_of_unequal_length_are_refused_with_what_would_take_them():
+    samples = [{"tags": [1, 2]}, {"tags": [3]}]
+    with pytest.raises(ValueError, match=r"\[1, 2\] elements.*Collate\(ragged=\[…\]\)"):
+        Collate()(samples)
+    assert Collate(ragged=["tags"])(samples)["tags"].tolist() == [1, 2, 3]

@@ -165,7 +165,8 @@ def _stack(values: Sequence[Any], path: str, buffers: NamedBuffers | None) -> An
     if isinstance(first, tuple | list):
         if len({len(value) for value in values}) > 1:
             raise ValueError(
-                f"{path} have {sorted({len(value) for value in values})} elements: they must all have as many"
+                f"{path} have {sorted({len(value) for value in values})} elements: they must all have as many. "
+                "Collate(ragged=[…]) joins them, pad={…} fills them up, keep=[…] leaves them as lists"
             )
         columns = [_stack(column, f"{path}[{j}]", buffers) for j, column in enumerate(zip(*values, strict=True))]
         return type(first)(*columns) if hasattr(first, "_fields") else columns
