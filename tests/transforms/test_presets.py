@@ -12,12 +12,16 @@ import torch
 from image_subjects import encoded, picture
 from penstock import (
     Collate,
+    ConfigError,
     StreamingDataLoader,
     StreamingDataset,
+    audio_pipeline,
     image_latent_pipeline,
     image_pipeline,
+    joint_video_audio_pipeline,
     metadata_pipeline,
     text_pipeline,
+    video_pipeline,
 )
 
 COUNT = 40
@@ -109,3 +113,20 @@ def test_a_sample_asked_for_by_hand_is_the_one_of_the_first_epoch(samples, tmp_p
         assert sample["captions"] == batches["13"]["captions"]
         assert (sample["image"] == batches["13"]["image"].numpy()).all()
         assert (sample["latent"] == batches["13"]["latent"].numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "said"),
+    [
+        (audio_pipeline, {"sampel_rate": 8000}, "did you mean 'sample_rate'"),
+        (video_pipeline, {"frame": 8}, "did you mean 'frames'"),
+        (joint_video_audio_pipeline, {"audio_options": {"qualty": "HQ"}}, "did you mean 'quality'"),
+        (joint_video_audio_pipeline, {"audio_options": {"out": "x"}}, "arguments of their own"),
+        (joint_video_audio_pipeline, {"video_options": {"colour": 1}}, "there are field, out, frames"),
+        (image_pipeline, {"buckets": []}, "leaves an image no size"),
+        (image_pipeline, {"fit": "shorter"}, "there is none"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused_with_what_was_meant(preset, options, said):
+    with pytest.raises(ConfigError, match=said):
+        preset(**options)

@@ -20,7 +20,7 @@ from penstock.transforms.audio_crop import BY_LENGTH, BY_LOUDNESS
 from penstock.transforms.audio_source import open_audio
 from penstock.transforms.clips import decode_clip
 from penstock.transforms.media import describe
-from penstock.transforms.media_options import check_crop
+from penstock.transforms.media_options import check_crop, made_with
 from penstock.types import check_choice, check_int, check_number
 
 CROPS = (*BY_LENGTH, *BY_LOUDNESS)
@@ -151,4 +151,4 @@ def audio_pipeline(
     if frames is not None and seconds == _SECONDS:
         seconds = None
     options |= {"seconds": seconds, "frames": frames}
-    return [DecodeAudio(field=field, sample_rate=sample_rate, crop=crop, mono=mono, **options)]
+    return [made_with(DecodeAudio, field=field, sample_rate=sample_rate, crop=crop, mono=mono, **options)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from penstock.errors import ConfigError
@@ -25,6 +27,21 @@ def seconds_of(sample: Mapping[str, Any], offset: float | str) -> float:
     if not 0 <= seconds < math.inf:
         raise ConfigError(f"an offset is a number of seconds from 0 on, {offset!r} is {value!r}")
     return seconds
+
+
+def made_with(make: Callable[..., Any], **options: Any) -> Any:
+    """Make a transform with options that are passed on.
+
+    Raises:
+        ConfigError: it has no such option; says which may have been meant.
+    """
+    known = [name for name in inspect.signature(make).parameters if name != "_"]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"{make.__name__} has no option {name!r}: {meant}there are {', '.join(known)}")
+    return make(**options)
 
 
 def check_crop(

@@ -72,6 +72,10 @@ def image_pipeline(
     Raises:
         ConfigError: an argument cannot work, or two contradict each other.
     """
+    if buckets is not None and not buckets:
+        raise ConfigError("buckets=[] leaves an image no size: give (height, width) each, or leave it out")
+    if size is None and fit != "cover":
+        raise ConfigError(f"fit={fit!r} says how an image becomes a size=, and there is none")
     if buckets and (augment or size is not None):
         raise ConfigError("buckets= say the sizes and keep an image's shape: leave out size= and augment=")
     if augment and size is None:

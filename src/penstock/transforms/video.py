@@ -15,7 +15,7 @@ from penstock.errors import ConfigError
 from penstock.transforms.clips import decode_clip
 from penstock.transforms.image_shapes import FITS, Fit, Size, check_size
 from penstock.transforms.media import MAX_PIXELS
-from penstock.transforms.media_options import check_crop
+from penstock.transforms.media_options import check_crop, made_with
 from penstock.transforms.video_clip import Clip, read_clip
 from penstock.transforms.video_frame import METHODS
 from penstock.transforms.video_source import VideoSource
@@ -143,4 +143,4 @@ def video_pipeline(
     >>> [type(transform).__name__ for transform in video_pipeline(frames=8)]
     ['DecodeVideo']
     """
-    return [DecodeVideo(field, frames=frames, fps=fps, size=size, crop=crop, **options)]
+    return [made_with(DecodeVideo, field=field, frames=frames, fps=fps, size=size, crop=crop, **options)]

@@ -8,6 +8,7 @@ from typing import Any
 from penstock.errors import ConfigError
 from penstock.transforms.audio import DecodeAudio
 from penstock.transforms.image_shapes import Size
+from penstock.transforms.media_options import made_with
 from penstock.transforms.presets import text_pipeline
 from penstock.transforms.video import DecodeVideo, video_pipeline
 from penstock.transforms.video_audio import DecodeVideoAudio
@@ -41,10 +42,10 @@ def joint_video_audio_pipeline(
         size: see `DecodeVideo`.
         crop: see `DecodeVideo`.
         sample_rate: see `DecodeAudio`.
-        mono: see `DecodeAudio`.
+        mono: see `DecodeAudio`; False: as many channels as each sound has, which may not stack.
         missing: what a video without sound gets, see `DecodeVideoAudio`.
         video_options: the others of `DecodeVideo`.
-        audio_options: the others of `DecodeAudio`.
+        audio_options: the others of `DecodeAudio`; `seconds` or `frames` in place of the length of the clip.
 
     Returns:
         Transforms: path | bytes → uint8 [frames, H, W, 3] in `field`, float32 [1, frames / fps × sample_rate] in
@@ -53,8 +54,10 @@ def joint_video_audio_pipeline(
     Raises:
         ConfigError: an option cannot work.
     """
-    video = DecodeVideo(field, frames=frames, fps=fps, size=size, crop=crop, **(video_options or {}))
-    audio = DecodeAudio(audio_field or field, audio_out, sample_rate=sample_rate, mono=mono, **(audio_options or {}))
+    seen = {"field": field, "frames": frames, "fps": fps, "size": size, "crop": crop}
+    heard = {"field": audio_field or field, "out": audio_out, "sample_rate": sample_rate, "mono": mono}
+    video = made_with(DecodeVideo, **_joined("video_options", seen, video_options))
+    audio = made_with(DecodeAudio, **_joined("audio_options", heard, audio_options))
     return [DecodeVideoAudio(video, audio, missing)]
 
 
@@ -92,3 +95,11 @@ def text_to_video_pipeline(
         raise ConfigError(f"the video and its text cannot both be in the field {field!r}")
     texts = text_pipeline(text_field, **(text_options or {}))
     return [*texts, *video_pipeline(field, frames=frames, fps=fps, size=size, crop=crop, **(video_options or {}))]
+
+
+def _joined(argument: str, options: Mapping[str, Any], others: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Join options that have arguments of their own and the others."""
+    twice = sorted(options.keys() & (others or {}).keys())
+    if twice:
+        raise ConfigError(f"{argument} holds {twice}, which have arguments of their own: give them there")
+    return {**options, **(others or {})}
