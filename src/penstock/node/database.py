@@ -171,6 +171,9 @@ class Database:
         self._connection, self._door = connection, door
 
     def _prepare(self, connection: sqlite3.Connection, patience: Patience) -> None:
+        # Before anything is changed, in somebody else's database.
+        if _run(connection, "SELECT 1 FROM sqlite_master", patience):
+            self._check_or_make_tables(connection)
         _run(connection, f"PRAGMA page_size = {self.kind.page_bytes}", patience)
         _run(connection, "PRAGMA synchronous = NORMAL", patience)
         _run(connection, f"PRAGMA wal_autocheckpoint = {self.kind.checkpoint_pages}", patience)

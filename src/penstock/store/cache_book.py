@@ -40,6 +40,9 @@ class Book:
             os.makedirs(self.files_folder, exist_ok=True)
         self._pins = pins
         self._database = Database(folder / DATABASE_NAME, rows.KIND, timeout_s=DATABASE_TIMEOUT_S)
+        # First: what is beside a database that is not ours is not ours to write.
+        with self.reading():
+            pass
         self.recency = Recency(folder)
         self.reset()
         with self.changing() as db:

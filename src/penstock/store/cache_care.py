@@ -12,6 +12,7 @@ from pathlib import Path
 
 from penstock.errors import StoreError
 from penstock.node.disk import store_errors
+from penstock.store import cache_parts as parts
 from penstock.store import cache_rows as rows
 from penstock.store.cache_book import DATABASE_NAME, Book
 from penstock.store.cache_pins import Pins
@@ -20,8 +21,6 @@ from penstock.store.cache_shelf import Shelf, checksum_of_file
 from penstock.store.cache_tables import allocate
 
 THREADS = 8
-RESERVE = "reserve"
-RESERVE_BYTES = 256 << 10
 _OURS = re.compile(r"[0-9a-f]{32}-[0-9a-f]+(\.[A-Za-z0-9_]{1,16})?")
 
 
@@ -68,18 +67,17 @@ def open_parts(folder: Path, limit: int | None) -> tuple[Pins, Book]:
     """Open what all holders write to; where the disk is full, what was laid by for that makes room for it.
 
     Raises:
-        StoreError: the folder can't be written, or nothing was laid by.
+        StoreError: the folder can't be written, or holds something else, or nothing was laid by.
     """
+    parts.refuse_others(folder)
     try:
         return _opened(folder, limit)
-    except StoreError:
-        try:
-            os.unlink(folder / RESERVE)
-        except OSError:
-            pass
-        else:
-            return _opened(folder, limit)
-        raise
+    except StoreError as error:
+        if not (parts.means_full(error) and parts.is_database_ours(folder) and parts.is_reserve_whole(folder)):
+            raise
+        with store_errors(folder / parts.RESERVE):
+            os.unlink(folder / parts.RESERVE)
+        return _opened(folder, limit)
 
 
 def _opened(folder: Path, limit: int | None) -> tuple[Pins, Book]:
@@ -94,11 +92,11 @@ def _opened(folder: Path, limit: int | None) -> tuple[Pins, Book]:
 def lay_by(folder: Path) -> None:
     """Keep some room on the disk, so that a cache on a full one can be opened with a smaller limit."""
     with suppress(OSError):
-        file = os.open(folder / RESERVE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        file = os.open(folder / parts.RESERVE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            allocate(file, RESERVE_BYTES)
+            allocate(file, parts.RESERVE_BYTES)
         except OSError:
-            os.unlink(folder / RESERVE)
+            os.unlink(folder / parts.RESERVE)
         finally:
             os.close(file)
 
