@@ -19,7 +19,7 @@ import pytest
 
 from penstock.errors import ConfigError, ObjectChanged, ObjectMissing, StoreError, StoreUnavailable
 from penstock.node.database import Database
-from penstock.store import cache_rows
+from penstock.store import cache_rows, cache_shelf
 from penstock.store.cache import open_cache
 from penstock.store.cache_names import key_of
 from penstock.store.cache_recency import Recency
@@ -482,6 +482,20 @@ def test_a_file_that_somebody_changed_is_fetched_again_by_the_next_process_that_
     assert [Path(file).read_bytes() for file in files] == [content(0), content(1)]
     assert len(site.requests(r"/0\.bin")) == (1 if how == "touched" else 2)
     assert len(site.requests(r"/1\.bin")) == 1
+
+
+@pytest.mark.parametrize("step_ns", [100, 1_000, 10_000_000, 1_000_000_000])
+def test_files_whose_times_were_kept_in_coarse_steps_are_not_read_again(site, folder, opened, monkeypatch, step_ns):
+    with opened() as cache:
+        cache.acquire(wanted(site, *range(5)))
+    for path in files_of(folder):
+        os.utime(path, ns=(0, path.stat().st_mtime_ns // step_ns * step_ns))
+    read, real = [], cache_shelf.checksum_of_file
+    monkeypatch.setattr(cache_shelf, "checksum_of_file", lambda path: read.append(path) or real(path))
+    with opened() as cache:
+        cache.acquire(wanted(site, *range(5)))
+    assert read == []
+    assert len(site.requests()) == 5
 
 
 def test_verify_finds_and_removes_what_is_damaged(site, folder, opened):

@@ -27,6 +27,8 @@ from penstock.store.wanted import Wanted
 
 READ_BYTES = 1 << 20
 SECOND_NS = 1_000_000_000
+TIME_STEPS_NS = 100, 1_000, 1_000_000, 10_000_000, SECOND_NS
+"""In which file systems may count time; they cut off what is smaller."""
 
 
 class Shelf:
@@ -77,7 +79,10 @@ class Shelf:
             found = os.stat(self.book.path_of(row))
         except OSError:
             return False
-        return found.st_size == row.size and found.st_mtime_ns % SECOND_NS in (row.checksum % SECOND_NS, 0)
+        if found.st_size != row.size:
+            return False
+        fraction, marked = found.st_mtime_ns % SECOND_NS, row.checksum % SECOND_NS
+        return fraction == marked or any(fraction == marked - marked % step for step in TIME_STEPS_NS)
 
     def claim(self, wanted: Sequence[tuple[bytes, str, Wanted]], claimed: list[Claimed]) -> list[Row | Claimed | None]:
         """Claim what is not there.
@@ -203,7 +208,8 @@ def create(path: str) -> int:
 def mark(file: str | int, checksum: int) -> None:
     """Let a file's time of change say that it was last changed here.
 
-    A file system that keeps no fractions of a second says 0 then, and of its files only the size is looked at.
+    A file system that counts in coarser steps keeps a part of it, one without fractions of a second nothing: of its
+    files only the size is looked at.
     """
     now = time.time_ns()
     os.utime(file, ns=(now, now // SECOND_NS * SECOND_NS + checksum % SECOND_NS))
