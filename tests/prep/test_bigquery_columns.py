@@ -9,7 +9,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from penstock import FormatError
+from penstock import ConfigError, FormatError
 from penstock.prep.bigquery_columns import batch_of, schema_of
 
 UTC = datetime.UTC
@@ -103,6 +103,11 @@ def test_a_narrow_number_has_its_own_precision():
         ("BIGNUMERIC", "5" * 39 + ".0"),
         ("DATE", "yesterday"),
         ("TIME", "25:00"),
+        ("BYTES", "!!!"),
+        ("TIMESTAMP", str(2**63)),
+        ("RECORD", {}),
+        ("RECORD", {"f": []}),
+        ("RECORD", {"f": [{"v": "a"}, {"v": "b"}]}),
         ("RECORD", "x"),
     ],
 )
@@ -110,3 +115,30 @@ def test_a_value_of_another_type_is_told_with_its_column(kind, cell):
     fields = [{"name": "odd", "type": kind, "fields": [{"name": "a", "type": "STRING"}]}]
     with pytest.raises(FormatError, match=f"no {kind} in the column 'odd'.*cast it in the query"):
         read(rows_of([cell]), fields)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [None, {}, "ab", [None], [{}], [{"f": None}], [{"f": [{}, {}]}], rows_of(["1"]), rows_of(["1"], ["2"], ["3"])],
+    ids=repr,
+)
+def test_what_are_no_rows_of_the_columns_is_told(rows):
+    fields = [{"name": "a", "type": "INTEGER"}, {"name": "b", "type": "INTEGER"}]
+    with pytest.raises(FormatError, match="no rows of its 2 columns"):
+        read(rows, fields)
+
+
+@pytest.mark.parametrize(
+    "field", [{"type": "INTEGER"}, {"name": "a"}, {"name": "a", "type": "STRUCT", "fields": []}], ids=repr
+)
+def test_what_is_no_column_is_told(field):
+    with pytest.raises(FormatError, match="BigQuery describes"):
+        schema_of([field])
+
+
+def test_two_columns_of_one_name_are_refused_within_records_too():
+    pair = [{"name": "a", "type": "INTEGER"}, {"name": "a", "type": "STRING"}]
+    with pytest.raises(ConfigError, match="two columns called 'a': give one another name, by AS"):
+        schema_of(pair)
+    with pytest.raises(ConfigError, match="two fields of 'box' called 'a'"):
+        schema_of([{"name": "box", "type": "RECORD", "fields": pair}])

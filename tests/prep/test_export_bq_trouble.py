@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from penstock import ExportConfig, StoreUnavailable, export_bigquery
+from penstock import ConfigError, ExportConfig, FormatError, StoreError, StoreUnavailable, export_bigquery
 
 
 def config_of(bigquery, destination, **more) -> ExportConfig:
@@ -23,3 +25,52 @@ def test_where_the_second_file_may_have_its_name_the_error_says_so(bigquery, web
     assert caught.value.__notes__ == [
         "s3://bucket/x-val.parquet may be new, s3://bucket/x.parquet is not: run it again with recompute: true"
     ]
+
+
+def test_pages_without_rows_come_to_an_end(bigquery, tmp_path):
+    bigquery.add_table("words", num_rows=100)
+    page = {
+        "jobComplete": True,
+        "schema": {"fields": [{"name": "id", "type": "INTEGER"}]},
+        "totalRows": "4",
+        "rows": [],
+        "pageToken": "again",
+    }
+    headers = {"Content-Type": "application/json"}
+    bigquery.fault(path="/queries/", times=1000, status=200, body=json.dumps(page), headers=headers)
+    with pytest.raises(StoreError, match="pages without rows and no end after 0 of 4 rows: run the export again"):
+        export_bigquery(config_of(bigquery, tmp_path / "x.parquet"))
+    assert len(bigquery.requests("/queries/")) < 30
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/jobs", "[]", "no answer of BigQuery's API"),
+        ("/jobs", "null", "no answer of BigQuery's API"),
+        ("/queries/", {"totalRows": "abc"}, "no answer of BigQuery's API"),
+        ("/queries/", {"totalRows": str(2**65)}, "as the number of rows"),
+        ("/queries/", {"totalRows": "-1"}, "as the number of rows"),
+        ("/queries/", {"rows": None}, "no answer of BigQuery's API"),
+        ("/queries/", {"rows": "ab"}, "no rows of its 1 columns"),
+        ("/queries/", {"rows": [None]}, "no rows of its 1 columns"),
+    ],
+)
+def test_an_answer_that_is_none_is_told_in_our_terms(bigquery, tmp_path, path, body, words):
+    bigquery.add_table("words", num_rows=100)
+    if isinstance(body, dict):
+        whole = {"jobComplete": True, "schema": {"fields": [{"name": "id", "type": "INTEGER"}]}, "totalRows": "4"}
+        body = json.dumps(whole | body)
+    bigquery.fault(path=path, times=99, status=200, body=body, headers={"Content-Type": "application/json"})
+    with pytest.raises((StoreError, FormatError), match=words):
+        export_bigquery(config_of(bigquery, tmp_path / "x.parquet"))
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_two_columns_of_one_name_are_refused(bigquery, tmp_path):
+    fields = [{"name": "a", "type": "INTEGER"}, {"name": "a", "type": "STRING"}]
+    bigquery.add_table("words", fields, [["1", "x"]])
+    with pytest.raises(ConfigError, match="sql_query gives two columns called 'a': give one another name, by AS"):
+        export_bigquery(config_of(bigquery, tmp_path / "x.parquet"))
+    assert not list(tmp_path.glob("*.parquet"))

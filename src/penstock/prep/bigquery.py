@@ -29,6 +29,9 @@ SLOWEST_LOOK_S = 5.0
 CANCEL_S = 5.0
 TELL_S = 10.0
 """After which a log says that the query still runs; and again after twice as long, and so on."""
+EMPTY_PAGES = 20
+"""So many pages without rows, one after the other, are an answer that never ends."""
+MOST_ROWS = 1 << 62
 # The log that the command line shows, in which requests that are waited for are told.
 _log = logging.getLogger("penstock.store")
 _POSITION = re.compile(r"\[(\d+):(\d+)\]")
@@ -51,13 +54,20 @@ class Answer:
     Attributes:
         schema: of the batches.
         num_rows: how many there are in all.
+
+    Raises:
+        ConfigError: two columns are of one name.
+        FormatError, StoreError: columns or a number of rows that can't be.
     """
 
     def __init__(self, rows: Any) -> None:
         self._rows = rows
         self._fields = [field.to_api_repr() for field in rows.schema]
         self.schema: pa.Schema = schema_of(self._fields)
-        self.num_rows: int = rows.total_rows or 0
+        found = rows.total_rows
+        if found is None or not 0 <= found < MOST_ROWS:
+            raise StoreError(f"BigQuery gives {found} as the number of rows: run the export again")
+        self.num_rows: int = found
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Give the rows, a page at a time; one page is held.
@@ -67,14 +77,18 @@ class Answer:
             FormatError: a value is not of its column's type.
         """
         pages = iter(self._rows.pages)
-        given = 0
+        given = num_empty = 0
         while True:
-            with _told(f"after {given:,} of {self.num_rows:,} rows"):
+            so_far = f"after {given:,} of {self.num_rows:,} rows"
+            with _told(so_far), _understood(so_far):
                 page = next(pages, None)
             if page is None:
                 return
             batch = batch_of(page.raw_page.get("rows", []), self._fields, self.schema)
             given += batch.num_rows
+            num_empty = 0 if batch.num_rows else num_empty + 1
+            if num_empty >= EMPTY_PAGES:
+                raise StoreError(f"BigQuery gives pages without rows and no end {so_far}: run the export again")
             yield batch
 
 
@@ -106,11 +120,12 @@ def open_query(
     with _told("the query was not run"):
         client = _client(bigquery, project, endpoint)
     try:
-        with _told("the query failed", sql):
+        with _told("the query failed", sql), _understood("the query failed"):
             rows = _run(bigquery, client, sql, page_rows, patience or Patience())
-        if not rows.schema:
-            raise ConfigError("sql_query gives no table: write a SELECT")
-        yield Answer(rows)
+            if not rows.schema:
+                raise ConfigError("sql_query gives no table: write a SELECT")
+            answer = Answer(rows)
+        yield answer
     finally:
         client.close()
 
@@ -158,6 +173,29 @@ def _run(bigquery: Any, client: Any, sql: str, page_rows: int, patience: Patienc
             job.cancel(retry=None, timeout=CANCEL_S)
         raise
     return job.result(page_size=page_rows, retry=retry, timeout=REQUEST_S)
+
+
+@contextmanager
+def _understood(when: str) -> Iterator[None]:
+    """Raise a StoreError where the client stumbles over an answer."""
+    import requests
+
+    try:
+        yield
+    except (PenstockError, requests.RequestException) as error:
+        if not isinstance(error, requests.exceptions.InvalidJSONError):
+            raise
+        raise _no_answer(when, "it is no JSON") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if type(error).__module__.startswith("google."):
+            raise
+        raise _no_answer(when, f"{type(error).__name__}: {error}") from error
+
+
+def _no_answer(when: str, why: str) -> StoreError:
+    return StoreError(
+        f"what was sent is no answer of BigQuery's API, {when} ({why}): check bq_endpoint, then try again"
+    )
 
 
 @contextmanager
