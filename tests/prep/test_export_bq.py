@@ -175,6 +175,7 @@ def test_what_was_exported_is_a_dataset(bigquery, web, tmp_path):
 
 def test_where_only_one_file_could_be_named_the_error_says_so(bigquery, web):
     bigquery.add_table("words", num_rows=100)
+    web.fault(method="GET", path=".", status=200, body="<ListBucketResult></ListBucketResult>")
     web.fault(method="PUT", path="x-val", status=200, headers={"ETag": '"1"'})
     web.fault(method="PUT", path=r"x\.parquet", status=403, times=9)
     options = {"endpoint": web.url, "region": "us-east-1", "access_key_id": "k", "secret_access_key": "s"}

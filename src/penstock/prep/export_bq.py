@@ -131,6 +131,7 @@ def export_bigquery(
     _check_region(config, pair)
     if not config.recompute and pair.is_there():
         return _report(config, *pair.num_rows(), skipped=True)
+    pair.check_writable()
     page_rows = min(config.row_group_size, PAGE_ROWS)
     with open_query(config.bq_project, config.sql_query, endpoint=config.bq_endpoint, page_rows=page_rows) as answer:
         if not answer.num_rows:
@@ -208,7 +209,7 @@ def _destination(name: str, value: Any) -> str:
     path = _text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
     if not path.endswith(SUFFIX) or path.rpartition("/")[2] == SUFFIX:
         raise ConfigError(f"{name} must be the URL or path of a file that ends in {SUFFIX}, got {redact(path)!r}")
-    return path
+    return os.path.expanduser(path)
 
 
 def _endpoint(name: str, value: Any) -> str | None:

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -23,10 +24,15 @@ from penstock.formats.files import atomic_write, store_errors
 from penstock.store.ranged_file import open_file
 from penstock.store.remote import RemoteStore
 from penstock.store.store import open_store
+from penstock.store.uploads import PART_BYTES
 from penstock.store.urls import HTTP, parse_url, redact
 
 _MARK = b"penstock.export"
 _CLOUDS = ("s3", "gs", "az")
+
+
+class _Enough(Exception):
+    """Ends an upload that is not to be completed."""
 
 
 class Rows:
@@ -99,11 +105,30 @@ class ParquetPair:
         store = None if self._is_local else open_store(self._paths[0], **self._options)
         return store.bucket_region() if isinstance(store, RemoteStore) else None
 
+    def check_writable(self) -> None:
+        """Find out, before there is anything to write, that it could not be; a folder on this machine is made.
+
+        Raises:
+            ConfigError: a path is that of a folder.
+            ObjectMissing: there is no bucket.
+            AccessDenied: the store refuses the credentials.
+            StoreError: the folder may not be written.
+        """
+        if not self._is_local:
+            self._check_bucket()
+            return
+        for path in self._paths:
+            local = Path(parse_url(path).key)
+            if local.is_dir():
+                raise ConfigError(f"{local} is a folder: give the path of a file that is to be, or remove it")
+            with store_errors(local):
+                local.parent.mkdir(parents=True, exist_ok=True)
+                TemporaryFile(dir=local.parent).close()
+
     def is_there(self) -> bool:
         """Tell whether both files are there.
 
         Raises:
-            ObjectMissing: their bucket is not.
             StoreError: there is but one of them, or they are of two runs.
         """
         first, second = map(redact, self._paths)
@@ -112,7 +137,6 @@ class ParquetPair:
             found, lacking = (first, second) if there[0] else (second, first)
             raise StoreError(f"{found} is there, {lacking} is not: set recompute: true to make both anew, or remove it")
         if not all(there):
-            self._check_bucket()
             return False
         marks = [(self._footer(path).metadata or {}).get(_MARK) for path in self._paths]
         if marks[0] != marks[1]:
@@ -154,10 +178,7 @@ class ParquetPair:
     def _open(self, path: str) -> AbstractContextManager[BinaryIO]:
         if not self._is_local:
             return open_store(path, **self._options).upload("")
-        local = Path(parse_url(path).key)
-        with store_errors(local):
-            local.parent.mkdir(parents=True, exist_ok=True)
-        return atomic_write(local)
+        return atomic_write(Path(parse_url(path).key))
 
     def _exists(self, path: str) -> bool:
         try:
@@ -167,14 +188,19 @@ class ParquetPair:
         return True
 
     def _check_bucket(self) -> None:
-        """Find out that there is no bucket before any work is done: a store says of both that the object is missing."""
+        """Find out that there is no bucket: a store says of both that the object is missing."""
         if self._place.scheme not in _CLOUDS:
             return
+        store = open_store(self._paths[0], **self._options)
         try:
-            next(open_store(self._paths[0], **self._options).list(), None)
+            next(store.list(), None)
         except AccessDenied:
-            # Who may write need not be one who may list.
-            return
+            # Who may write need not be one who may list: a part is sent, and thrown away.
+            with suppress(_Enough), store.upload("") as file:
+                file.write(bytes(PART_BYTES + 1))
+                # The client tells of the first when it is given the next.
+                file.write(bytes(PART_BYTES + 1))
+                raise _Enough from None
 
     def _footer(self, path: str) -> parquet.FileMetaData:
         try:
