@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,11 @@ class Database:
                 raise self.kind.error(f"waited {self._timeout_s:g} s for another thread that uses {self._called}")
             yield
         finally:
-            with suppress(RuntimeError):
+            # No call before it, after which Ctrl-C could come and the lock be kept.
+            try:  # noqa: SIM105
                 self._lock.release()
+            except RuntimeError:
+                pass
 
     def _opened(self, patience: Patience) -> tuple[sqlite3.Connection, Door]:
         if self._connection is None or self._door is None:

@@ -140,7 +140,7 @@ class Cache:
             if fresh and self._finder.look(fresh):
                 self._keep_house()
         except BaseException:
-            self._finder.abandon(fresh)
+            self._abandon(fresh)
             raise
 
     def acquire(self, wanted: Sequence[Wanted], timeout_s: float = TIMEOUT_S) -> list[CachedFile | StoreError]:
@@ -190,13 +190,19 @@ class Cache:
                 self._keep_house()
             self._flights.wait(flights, timeout_s)
         except BaseException:
-            self._finder.abandon(fresh)
+            self._abandon(fresh)
             raise
         finally:
             files = self._flights.hand_out(flights)
         if None not in files:
             return files  # type: ignore[return-value]
         return [file or self._failure(flight, timeout_s) for flight, file in zip(flights, files, strict=True)]
+
+    def _abandon(self, flights: list[Flight]) -> None:
+        """Give up flights that an interrupt kept from being seen to; the keeper records that, for others."""
+        self._finder.abandon(flights)
+        self._keep_house()
+        self._wake.put(None)
 
     def _failure(self, flight: Flight, timeout_s: float) -> StoreError:
         if flight.error is None:

@@ -77,6 +77,7 @@ class Book:
         with self._turn:
             written, freed = self._written[:], self._freed[:]
             spared, unclaimed = self._spared[:], self._unclaimed[:]
+            ends = len(written), len(freed), len(spared), len(unclaimed)
             counts = self.hits, self.misses, self.evictions
             # From here on rows count these bytes; nobody else looks before the transaction ends.
             moved = sum(file.size for file in written), sum(row.size for row in spared)
@@ -97,8 +98,13 @@ class Book:
                 raise
             finally:
                 if self._database.committed:
-                    del self._written[: len(written)], self._freed[: len(freed)]
-                    del self._spared[: len(spared)], self._unclaimed[: len(unclaimed)]
+                    # Without a call, so that Ctrl-C comes before all of this or after it.
+                    del (
+                        self._written[: ends[0]],
+                        self._freed[: ends[1]],
+                        self._spared[: ends[2]],
+                        self._unclaimed[: ends[3]],
+                    )
                     self._recorded(written, spared, counts)
 
     def _record(

@@ -56,8 +56,8 @@ class CachedFile(str):
     _spot: int
 
     def __del__(self) -> None:
-        if self._pins is not None:
-            self._pins.let_go(self._spot)
+        if (pins := getattr(self, "_pins", None)) is not None:
+            pins.let_go(self._spot)
 
     def __copy__(self) -> CachedFile:
         return self

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 
-from penstock.errors import StoreError
 from penstock.node.disk import refused
 from penstock.store import cache_rows as rows
 from penstock.store.cache_book import Book
@@ -117,11 +116,8 @@ class Shelf:
         return [mine.pop(key) if key in mine else self._ready(known.get(key), want) for key, _, want in wanted]
 
     def unclaim(self, entries: Sequence[Claimed]) -> None:
-        """Let go of entries of a claim that went wrong, recorded or not: now, or with the next change."""
+        """Let go of entries of a claim that went wrong, recorded or not, with the next change."""
         self.book.unclaimed(entries)
-        # What went wrong first is what is said.
-        with suppress(StoreError):
-            self.book.flush()
 
     def _ready(self, row: Row | None, wanted: Wanted) -> Row | None:
         return row if row is not None and self.serves(row, wanted) else None
