@@ -72,7 +72,7 @@ def bytes_of(folder: Path) -> int:
 
 def check_done(process) -> None:
     out, err = process.communicate(timeout=DEADLINE_S)
-    assert (process.returncode, out.split()[-1]) == (0, "done"), err
+    assert (process.returncode, out.split()[-1:]) == (0, ["done"]), err
 
 
 def test_four_processes_fetch_each_object_once(site, start):

@@ -12,7 +12,7 @@ import numpy as np
 from penstock.errors import StoreError
 from penstock.store import cache_rows as rows
 from penstock.store.cache_book import DATABASE_NAME
-from penstock.store.cache_recency import FIRST_ENTRIES, ITEM_BYTES, OLD
+from penstock.store.cache_recency import ITEM_BYTES, OLD
 
 RESERVE = "reserve"
 RESERVE_BYTES = 256 << 10
@@ -98,7 +98,7 @@ def _are_generations(data: bytes) -> bool:
 
 
 def _numbers(data: bytes) -> np.ndarray | None:
-    """Give the numbers of a file that a cache made, or that was emptied; None for another one."""
-    if len(data) % ITEM_BYTES or 0 < len(data) < ITEM_BYTES * FIRST_ENTRIES:
+    """Give the numbers of a file that a cache makes, made or lost the end of; None for another one."""
+    if len(data) % ITEM_BYTES:
         return None
     return np.frombuffer(data, np.float64)

@@ -134,17 +134,23 @@ def unclaim(db: sqlite3.Connection, entries: Sequence[Claimed], holder: str) -> 
 
 
 def publish(db: sqlite3.Connection, files: Sequence[Written], boot: str) -> None:
-    """Make entries ready whose files are whole; one that others did not wait for stays what it is, stale."""
+    """Make entries ready whose files are whole; one that others did not wait for stays what it is, stale.
+
+    One that was given up meanwhile, as by an interrupt, stays free.
+    """
     state = f"CASE WHEN state = {LOADING} THEN {READY} ELSE {STALE} END"
     ready = f"size = column2, checksum = column3, etag = column4, boot = '{boot}', state = {state}, holder = NULL"
+    sizes: list[int] = []
     for part in _padded(files):
         marks = ",".join(["(?, ?, ?, ?)"] * len(part))
-        db.execute(
-            f"UPDATE entry SET {ready} FROM (VALUES {marks}) WHERE id = column1", list(chain.from_iterable(part))
+        done = db.execute(
+            f"UPDATE entry SET {ready} FROM (VALUES {marks}) WHERE id = column1 AND key IS NOT NULL RETURNING size",
+            list(chain.from_iterable(part)),
         )
-    size = sum(file.size for file in files)
+        sizes += [size for (size,) in done]
     db.execute(
-        "UPDATE total SET files = files + ?1, bytes = bytes + ?2, downloaded = downloaded + ?2", (len(files), size)
+        "UPDATE total SET files = files + ?1, bytes = bytes + ?2, downloaded = downloaded + ?2",
+        (len(sizes), sum(sizes)),
     )
 
 
