@@ -155,13 +155,15 @@ class ThreadLane:
                 epochs = ticket.epochs if isinstance(ticket.epochs, int) else ticket.epochs[mine]
                 job.parts[part] = self._recipe.part(epochs, ticket.ids[mine], lambda: not job.dropped)
         except BaseException as error:  # noqa: BLE001 - it travels with its ticket and is raised in the trainer's thread
-            job.errors[part] = error
+            # Kept by a job that nobody asks for, it would keep that, its frames and all they hold: a cycle.
+            if not job.dropped:
+                job.errors[part] = error
         finally:
             self._turns.end(start, min(job.size, len(ticket.ids)))
         with self._lock:
             job.missing -= 1
             last = job.missing == 0
-        if last:
+        if last and not job.dropped:
             self._finish(job)
 
     def _finish(self, job: _Job) -> None:
