@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from penstock.transforms.latent_crop import CropLatent
 from penstock.transforms.latents import LoadLatent, SampleEmbedding, SampleLatent
+from penstock.transforms.media_options import made_with
 
 Transform = Callable[..., Any]
 
@@ -145,7 +146,8 @@ def audio_latent_pipeline(
     Raises:
         ConfigError: an option cannot work.
     """
-    return video_latent_pipeline(field, frames=frames, crop=crop, **options)
+    latents: list[Transform] = made_with(video_latent_pipeline, field=field, frames=frames, crop=crop, **options)
+    return latents
 
 
 def text_latent_pipeline(

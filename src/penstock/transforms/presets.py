@@ -129,10 +129,17 @@ def text_pipeline(
         embedding_length: cut or fill embeddings to so many rows.
 
     Raises:
-        ConfigError: only one of `tokenizer` and `seq_length` is given.
+        ConfigError: only one of `tokenizer` and `seq_length` is given; or embeddings have no field of their own.
     """
     if (tokenizer is None) != (seq_length is None):
         raise ConfigError("tokenizer= and seq_length= go together: give both or neither")
+    if embedding_field is None and (embedding_key is not None or embedding_length is not None):
+        raise ConfigError(
+            "embedding_key= and embedding_length= say how embeddings are read: name their field too, by "
+            "embedding_field="
+        )
+    if embedding_field == field:
+        raise ConfigError(f"the text and its embeddings cannot both be in the field {field!r}")
     chain: list[Transform] = [ReadText(field)] if files else []
     chain.append(SampleText(field, random=random, drop=drop))
     if tokenizer is not None and seq_length is not None:

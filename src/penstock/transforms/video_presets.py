@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from penstock.errors import ConfigError
@@ -57,7 +58,8 @@ def joint_video_audio_pipeline(
     seen = {"field": field, "frames": frames, "fps": fps, "size": size, "crop": crop}
     heard = {"field": audio_field or field, "out": audio_out, "sample_rate": sample_rate, "mono": mono}
     video = made_with(DecodeVideo, **_joined("video_options", seen, video_options))
-    audio = made_with(DecodeAudio, **_joined("audio_options", heard, audio_options))
+    own = {"field": "audio_field", "out": "audio_out"}
+    audio = made_with(DecodeAudio, **_joined("audio_options", heard, audio_options, own))
     return [DecodeVideoAudio(video, audio, missing)]
 
 
@@ -91,15 +93,32 @@ def text_to_video_pipeline(
     Raises:
         ConfigError: an option cannot work.
     """
-    if text_field == field:
-        raise ConfigError(f"the video and its text cannot both be in the field {field!r}")
-    texts = text_pipeline(text_field, **(text_options or {}))
-    return [*texts, *video_pipeline(field, frames=frames, fps=fps, size=size, crop=crop, **(video_options or {}))]
+    seen = _joined(
+        "video_options", {"field": field, "frames": frames, "fps": fps, "size": size, "crop": crop}, video_options
+    )
+    read = _joined("text_options", {"field": text_field}, text_options, {"field": "text_field"})
+    for name in (field, seen.get("out")):
+        if name is not None and name in (text_field, read.get("embedding_field")):
+            raise ConfigError(f"the video and its text cannot both be in the field {name!r}")
+    return [*made_with(text_pipeline, **read), *video_pipeline(**seen)]
 
 
-def _joined(argument: str, options: Mapping[str, Any], others: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Join options that have arguments of their own and the others."""
-    twice = sorted(options.keys() & (others or {}).keys())
-    if twice:
-        raise ConfigError(f"{argument} holds {twice}, which have arguments of their own: give them there")
-    return {**options, **(others or {})}
+def _joined(
+    argument: str,
+    options: Mapping[str, Any],
+    others: Mapping[str, Any] | None,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Join options that have arguments of their own, some by another name, and the others.
+
+    Raises:
+        ConfigError: the others are no mapping of names, or hold one that has an argument of its own.
+    """
+    if others is None:
+        return dict(options)
+    if not isinstance(others, Mapping) or not all(isinstance(name, str) for name in others):
+        raise ConfigError(f"{argument} must be a mapping of names, such as {{'required': True}}, got {others!r:.100}")
+    if twice := [name for name in others if name in options]:
+        instead = ", ".join(f"{renamed.get(name, name)}=" for name in twice)
+        raise ConfigError(f"{argument} holds {twice}, which have arguments of their own: give {instead} instead")
+    return {**options, **others}
