@@ -15,9 +15,10 @@ from penstock.store.wanted import Wanted
 class Held:
     """What is begun and not let go of or taken."""
 
-    def __init__(self, limit):
+    def __init__(self, limit, *, landed=True):
         self.begun: Counter = Counter()
         self.ahead = Lookahead(limit, self.begun.update, self.begun.subtract)
+        self.ahead.go_on(landed=landed)
 
     def hint(self, ids, epoch=0):
         self.ahead.add([((epoch, id_), f"plan {id_}", [wanted(id_)]) for id_ in ids])
@@ -47,6 +48,15 @@ def test_a_hint_is_begun_at_once_and_taken_once(limit):
     assert held.take([3, 4]) == ["plan 3", "plan 4"]
     assert held.count == 98
     assert held.take([3]) == [None]
+
+
+def test_until_something_has_landed_little_more_than_a_first_batch_is_begun():
+    held = Held(None, landed=False)
+    held.hint(range(300))
+    assert held.count == module.FIRST_SAMPLES
+    assert None not in held.take(range(64))
+    held.ahead.go_on(landed=True)
+    assert held.count == 300 - 64
 
 
 def test_no_more_is_begun_than_a_part_of_the_limit_and_the_rest_follows():

@@ -1,4 +1,4 @@
-"""Cheap work is done by one thread while others sleep, other work by all; who is stuck is helped."""
+"""Cheap work is done by one thread, dear work by all, the rest as is faster; who is stuck is helped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock.loader.turns import FIRST_TRY_AFTER, PATIENCE_S, TRY_AFTER, Turns
+from penstock.loader.turns import HELPED, KEPT, PATIENCE_S, SURE, TRIAL, Turns
 
 Work = Callable[[], object]
 
@@ -31,6 +31,19 @@ class Clocks:
     def parts(self, count: int, *, cost_s: float = 0.0, wait_s: float = 0.0) -> int:
         """Work on so many parts; give after how many of them one worked alone."""
         return sum(self.part(cost_s=cost_s, wait_s=wait_s) for _ in range(count))
+
+    def work(self, rounds: int, *, alone_s: float, beside_s: float) -> int:
+        """Let whoever may work do so, one or four side by side; give how many parts one made alone."""
+        made_alone = 0
+        for _ in range(rounds):
+            crew, cost_s = (1, alone_s) if self.turns.alone else (4, beside_s)
+            starts = [self.turns.begin() for _ in range(crew)]
+            self.worked += cost_s
+            self.now += cost_s
+            made_alone += crew == 1
+            for start in starts:
+                self.turns.end(start, 16)
+        return made_alone
 
 
 class Crew:
@@ -66,26 +79,46 @@ def crew(clocks):
     crew.end()
 
 
-def test_cheap_work_is_done_by_one_from_the_first_parts_on(clocks) -> None:
-    assert clocks.parts(FIRST_TRY_AFTER - 1, cost_s=0.0003) == 0
-    assert clocks.parts(50, cost_s=0.0003) == 50
+CHEAP, BETWEEN, DEAR = 0.0001, 0.0008, 0.01
+"""Seconds of 16 samples."""
 
 
-def test_expensive_work_is_never_done_by_one(clocks) -> None:
-    assert clocks.parts(3 * FIRST_TRY_AFTER, cost_s=0.003) == 0
+def test_cheap_work_is_done_by_one_and_nothing_else_is_tried(clocks) -> None:
+    assert clocks.parts(3000, cost_s=CHEAP) == 3000
 
 
-@pytest.mark.parametrize("dear", [{"cost_s": 0.003}, {"wait_s": 0.003}], ids=["computes", "waits"])
-def test_work_that_becomes_expensive_or_waits_is_done_side_by_side_after_one_part(clocks, dear) -> None:
-    clocks.parts(FIRST_TRY_AFTER)
-    assert clocks.parts(10, **dear) == 0
+def test_dear_work_is_done_by_all_once_that_is_sure(clocks) -> None:
+    assert clocks.parts(SURE, cost_s=DEAR) == SURE - 1
+    assert clocks.parts(3000, cost_s=DEAR) == 0
 
 
-def test_one_thread_is_tried_again_later(clocks) -> None:
-    clocks.parts(FIRST_TRY_AFTER)
-    assert not clocks.part(cost_s=0.003)
-    assert clocks.parts(TRY_AFTER - 1) == 0
-    assert clocks.part()
+def test_one_dear_part_among_others_changes_nothing(clocks) -> None:
+    assert all(clocks.part(cost_s=DEAR) and clocks.part(cost_s=CHEAP) for _ in range(50))
+
+
+def test_work_that_waits_is_done_by_all_from_the_first_part_on_until_it_waits_no_more(clocks) -> None:
+    clocks.parts(10, cost_s=CHEAP)
+    assert clocks.parts(3000, cost_s=CHEAP, wait_s=0.003) == 0
+    assert clocks.parts(HELPED, cost_s=CHEAP) == 1
+    assert clocks.part(cost_s=CHEAP)
+
+
+def test_where_threads_gain_all_work(clocks) -> None:
+    """Each takes half as long again beside three others."""
+    clocks.work(KEPT + TRIAL, alone_s=BETWEEN, beside_s=1.5 * BETWEEN)
+    assert clocks.work(2000, alone_s=BETWEEN, beside_s=1.5 * BETWEEN) < 600, "only to see whether it is still so"
+
+
+def test_where_threads_are_in_each_others_way_one_works_and_seldom_tries_again(clocks) -> None:
+    """Each takes eight times as long beside three others, all together twice as long as one alone."""
+    rounds = 5000
+    made_alone = clocks.work(rounds, alone_s=BETWEEN, beside_s=8 * BETWEEN)
+    assert 0.98 * rounds < made_alone < rounds
+
+
+def test_what_was_true_of_the_work_before_is_not_held_against_it(clocks) -> None:
+    clocks.work(2000, alone_s=BETWEEN, beside_s=8 * BETWEEN)
+    assert clocks.work(3000, alone_s=BETWEEN, beside_s=BETWEEN) < 1500
 
 
 def test_all_that_is_put_is_done_once_however_often_the_way_changes(clocks, crew) -> None:
@@ -93,9 +126,9 @@ def test_all_that_is_put_is_done_once_however_often_the_way_changes(clocks, crew
     for number in range(2000):
         clocks.turns.put(lambda number=number: done.append(number))
         if number % 50 == 0:
-            clocks.part(cost_s=0.003)
+            clocks.part(wait_s=0.003)
         elif number % 3 == 0:
-            clocks.parts(FIRST_TRY_AFTER)
+            clocks.parts(HELPED)
     deadline = time.monotonic() + 10
     while len(done) < 2000 and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -103,7 +136,6 @@ def test_all_that_is_put_is_done_once_however_often_the_way_changes(clocks, crew
 
 
 def test_alone_one_thread_works_at_a_time_and_in_order(clocks, crew) -> None:
-    clocks.parts(FIRST_TRY_AFTER)
     done: list[int] = []
     busy, most, over = 0, 0, threading.Event()
 
@@ -125,7 +157,6 @@ def test_alone_one_thread_works_at_a_time_and_in_order(clocks, crew) -> None:
 
 @pytest.mark.parametrize("helped_by", ["the next task", "who waits"])
 def test_who_is_stuck_keeps_nobody_from_working(clocks, crew, helped_by) -> None:
-    clocks.parts(FIRST_TRY_AFTER)
     begun, let_go, done = threading.Event(), threading.Event(), threading.Event()
     clocks.turns.put(lambda: (begun.set(), let_go.wait(10)))
     assert begun.wait(10)

@@ -27,6 +27,8 @@ ROOM_SHARE = 4
 FIRST_GUESS_BYTES = 256 << 10
 CHUNK = 128
 """Objects begun at a time: whoever fetches waits for one such beginning at most."""
+FIRST_SAMPLES = 64
+"""Samples begun until the first have landed: what a first batch waits for shares the machine with no more."""
 MOST_HINTED = 4096
 OVERTAKEN = 512
 """What was hinted so many samples before one that is fetched now will not be: its reader has left."""
@@ -68,6 +70,7 @@ class Lookahead:
         self._begun_bytes = self._guessed = 0
         self._taken: dict[At, float] = {}
         self._count = 0
+        self._has_landed = False
         self._mean_bytes = float(FIRST_GUESS_BYTES)
         _lookaheads.add(self)
 
@@ -128,12 +131,14 @@ class Lookahead:
             self._forget(stale)
         return found
 
-    def go_on(self, landed_bytes: int | None = None) -> None:
+    def go_on(self, landed_bytes: int | None = None, *, landed: bool = False) -> None:
         """Begin what there is room for.
 
         Args:
+            landed: something has arrived.
             landed_bytes: of an object that has just arrived, from which the size of others is guessed.
         """
+        self._has_landed = self._has_landed or landed
         if landed_bytes is not None:
             self._mean_bytes += (landed_bytes - self._mean_bytes) / 8
         while self._waiting:
@@ -162,6 +167,8 @@ class Lookahead:
         """Choose the objects to begin next."""
         chunk: list[Wanted] = []
         while self._waiting and len(chunk) < CHUNK:
+            if not self._has_landed and len(self._begun) >= FIRST_SAMPLES:
+                break
             at = self._waiting[0]
             hinted = self._hinted.get(at)
             if hinted is not None:

@@ -150,8 +150,8 @@ class SampleFetcher:
             return [plan.sample if type(plan) is _Planned else plan for plan in plans]
         wanted = [one for plan in plans for one in _wanted(plan)]
         files = self.cache.acquire(wanted, FETCH_WITHIN_S) if wanted else []
-        if files and self._settings.limit is not None:
-            self._lookahead.go_on(_size_of(files[0]))
+        if files:
+            self._lookahead.go_on(None if self._settings.limit is None else _size_of(files[0]), landed=True)
         arrived = iter(files)
         samples = [
             self._filled(id_, plan, arrived) if type(plan) is _Planned else plan

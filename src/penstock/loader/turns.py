@@ -2,9 +2,11 @@
 
 Work that lets go of the interpreter, decoding or waiting, gains from threads. Work of a few microseconds a
 sample, opening a file that is in memory, say, only makes threads wait for the interpreter at every system
-call, and takes two to four times as long as one after the other. Which it is shows in what it costs.
+call, and takes two to four times as long as one after the other. Where it lies between, on this machine and
+today, is measured: both ways are tried, and the faster one is kept until it is tried again.
 
-    put ──▶ tasks ──take──▶ any thread, or while turns are taken the one that leads, until nothing is left
+    put ──▶ tasks ──take──▶ any thread, or while one works alone that one, until nothing is left
+                                 └──begin, end──▶ time a sample in this way ──▶ the way from now on
 """
 
 from __future__ import annotations
@@ -16,16 +18,30 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-CHEAP_S = 25e-6
-"""Processor time of a sample, alone, below which threads are not worth having: 40,000 samples a second."""
+CHEAP_S = 10e-6
+"""Processor time of a sample, alone, below which threads are not worth trying."""
+DEAR_S = 100e-6
+"""From which on one thread is not worth trying."""
 CONTENDED = 3
 """So many times as long may it look while threads are in each other's way."""
 WAITS = 6
 """What takes so many times its processor time waits for something that another thread need not wait for."""
+NOTHING_S = 10e-6
+"""A task that takes less is no sign of anything."""
 PATIENCE_S = 0.01
-TRY_AFTER = 64
-FIRST_TRY_AFTER = 8
-"""Tasks that are worked on side by side before it is tried again with one thread."""
+"""How long one that works alone may take for a task."""
+SURE = 4
+"""Tasks in a row that must be dear: the first ones find nothing in the processor's caches."""
+HELPED = 4
+"""Tasks that all threads work on where one seemed stuck, but for those that wait or are dear."""
+TRIAL = 16
+"""Tasks from which it is learned how long a sample takes in one way of working; a quarter do where that is plain."""
+KEPT, KEPT_LONGEST = 64, 1024
+"""Tasks until the other way is tried again: first, and where it has turned out slower each time."""
+GAIN, LOSS = 0.8, 1.5
+"""The other way must take less than so much of the time of this one; with more than that it is plainly slower."""
+FADES = 0.9
+"""What a task weighs beside the next one, where it is told how long samples take."""
 
 Start = tuple[float, float]
 T = TypeVar("T")
@@ -48,11 +64,16 @@ class Turns(Generic[T]):
         self._wakes: SimpleQueue[bool] = SimpleQueue()
         self._asleep = 0
         """Threads that nobody has woken yet: only for them is there a wake to put, so that wakes never pile up."""
-        self._left = FIRST_TRY_AFTER
-        self._alone = False
+        self._alone = True
         self._leader: int | None = None
         self._begun_s = 0.0
         """When the leader began its task."""
+        self._pace = _Pace()
+        self._rival_s: float | None = None
+        """What a sample took in the other way, while this one is on trial."""
+        self._left = self._kept = KEPT
+        self._dear = 0
+        """Tasks in a row that were."""
 
     @property
     def alone(self) -> bool:
@@ -94,24 +115,35 @@ class Turns(Generic[T]):
 
     def begin(self) -> Start:
         """Say that the calling thread begins a task."""
-        return self._clock(), self._own_clock()
+        now = self._clock()
+        with self._lock:
+            self._pace.begin(now)
+        return now, self._own_clock()
 
     def end(self, start: Start, count: int) -> None:
         """Learn from what a task of so many samples took."""
         began_s, cpu_began_s = start
-        cheap_s = CHEAP_S * max(1, count)
-        if self._alone and self._clock() - began_s <= 2 * cheap_s:
-            # It neither worked nor waited for longer than it may.
-            return
-        cpu_s = self._own_clock() - cpu_began_s
+        cpu_s, now = self._own_clock() - cpu_began_s, self._clock()
+        took_s, count = now - began_s, max(1, count)
         with self._lock:
+            side_by_side = self._pace.end(now, count)
             if self._alone:
-                if cpu_s > 2 * cheap_s or self._clock() - began_s > WAITS * max(cpu_s, cheap_s / 2):
+                self._dear = self._dear + 1 if cpu_s > DEAR_S * count else 0
+                if side_by_side > 1:
+                    # Others are still at what they began before, and in its way.
+                    return
+                if self._dear >= SURE:
+                    self._let_all(self._longer())
+                elif self._dear:
+                    return
+                elif took_s > max(WAITS * cpu_s, NOTHING_S):
                     self._let_all()
-            elif cpu_s < CONTENDED * cheap_s:
-                self._left -= 1
-                if self._left <= 0:
-                    self._alone, self._leader = True, None
+                elif cpu_s > CHEAP_S * count:
+                    self._count_down()
+            elif self._rival_s is not None or (
+                cpu_s < CONTENDED * DEAR_S * count and took_s <= max(WAITS * side_by_side * cpu_s, NOTHING_S)
+            ):
+                self._count_down()
 
     def hurry(self) -> None:
         """Let all threads work: the one that works may be stuck."""
@@ -123,11 +155,78 @@ class Turns(Generic[T]):
         """Let one thread end, after what is queued."""
         self._wakes.put(False)
 
-    def _let_all(self) -> None:
-        self._alone, self._left, self._leader = False, TRY_AFTER, None
+    def _count_down(self) -> None:
+        """Come closer to a verdict on the way of working, or to trying the other one."""
+        self._left -= 1
+        own_s, rival_s = self._pace.sample_s, self._rival_s
+        plain = rival_s is not None and self._left <= TRIAL * 3 // 4 and own_s > LOSS * rival_s
+        if self._left > 0 and not plain:
+            return
+        if rival_s is None:
+            self._change(TRIAL, own_s)
+        elif own_s < GAIN * rival_s:
+            self._left = self._kept = KEPT
+            self._rival_s, self._pace = None, self._pace.fresh()
+        else:
+            self._change(self._longer())
+
+    def _longer(self) -> int:
+        """Give after how many tasks to try the other way again, which has turned out slower."""
+        self._kept = min(2 * self._kept, KEPT_LONGEST)
+        return self._kept
+
+    def _change(self, tasks: int, rival_s: float | None = None) -> None:
+        """Work in the other way, for so many tasks at least."""
+        if self._alone:
+            self._let_all(tasks, rival_s)
+        else:
+            self._alone, self._leader = True, None
+            self._begin_anew(tasks, rival_s)
+
+    def _let_all(self, tasks: int = HELPED, rival_s: float | None = None) -> None:
+        """Have all threads work, for so many tasks at least; what waits or is dear does not count as one."""
+        self._alone, self._leader, self._dear = False, None, 0
+        self._begin_anew(tasks, rival_s)
         for _ in range(min(len(self._tasks), self._asleep)):
             self._wake()
+
+    def _begin_anew(self, tasks: int, rival_s: float | None) -> None:
+        self._left, self._rival_s, self._pace = tasks, rival_s, self._pace.fresh()
 
     def _wake(self) -> None:
         self._asleep -= 1
         self._wakes.put(True)
+
+
+class _Pace:
+    """How long samples take while anybody works on any: those of late more than those of before."""
+
+    __slots__ = ("_active", "_busy_s", "_counted", "_since_s")
+
+    def __init__(self, active: int = 0, since_s: float = 0.0) -> None:
+        self._active, self._since_s = active, since_s
+        self._busy_s, self._counted = 0.0, 0.0
+
+    def begin(self, now: float) -> None:
+        """One more works from now on."""
+        if not self._active:
+            self._since_s = now
+        self._active += 1
+
+    def end(self, now: float, count: int) -> int:
+        """One has made so many samples; tells how many were at work."""
+        active = self._active
+        self._busy_s = self._busy_s * FADES + now - self._since_s
+        self._since_s = now
+        self._counted = self._counted * FADES + count
+        self._active -= 1
+        return active
+
+    @property
+    def sample_s(self) -> float:
+        """Seconds of a sample."""
+        return self._busy_s / self._counted
+
+    def fresh(self) -> _Pace:
+        """Begin anew, while those who work do."""
+        return _Pace(self._active, self._since_s)
