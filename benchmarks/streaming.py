@@ -7,7 +7,8 @@ those used, how many round trips a first batch takes, and epochs from the cache 
 turns within one process, by the time that passes and by processor time, which other work disturbs least.
 
 The folder matters: ext4 looks long for a place for new files where many were deleted in the minutes before (ten times
-slower here), so the figures are of /dev/shm.
+slower here), so the figures are of /dev/shm. What a contender wrote there goes before the next one begins: memory that
+a virtual machine has not used before costs it more to write to than all else.
 
 Run: python benchmarks/streaming.py [--rounds 5] [--only penstock …] [--folder /dev/shm], with the peers installed.
 """
@@ -15,9 +16,10 @@ Run: python benchmarks/streaming.py [--rounds 5] [--only penstock …] [--folder
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -49,8 +51,8 @@ def main() -> None:
     if options.child:
         mode, name, url, folder = options.child
         peers.imports(name)
-        print(json.dumps(MODES[mode](name, url, Path(folder))))
-        return
+        print(json.dumps(MODES[mode](name, url, Path(folder))), flush=True)
+        os._exit(0)  # obstore aborts now and then where Python ends beside its threads
     with tempfile.TemporaryDirectory(prefix="penstock-bench-", dir=options.folder) as temporary:
         served = Path(temporary, "served")
         served.mkdir()
@@ -142,7 +144,10 @@ def child(mode: str, name: str, url: str, folder: Path, *, keep: bool = False) -
     def run() -> float:
         place = folder if keep else folder / f"{name}-{mode}-{next(numbers)}"
         place.mkdir(exist_ok=True)
-        return float(ask(mode, name, url, place))
+        found = float(ask(mode, name, url, place))
+        if not keep:
+            shutil.rmtree(place)
+        return found
 
     return run
 
@@ -150,7 +155,7 @@ def child(mode: str, name: str, url: str, folder: Path, *, keep: bool = False) -
 def cold(name: str, url: str, folder: Path) -> float:
     """Read all samples; how many a second."""
     if name in peers.BARE:
-        return peers.BARE[name](url)
+        return peers.BARE[name](url, folder)
     started = time.perf_counter()
     return rate(peers.EPOCHS[name](url, folder), started)
 
@@ -166,25 +171,33 @@ def first(name: str, url: str, folder: Path) -> float:
 
 
 def warm(name: str, url: str, folder: Path) -> dict[str, list[list[float]]]:
-    """Let epochs of samples that were read before take turns with loops over their files; µs a sample, each turn."""
+    """Let epochs of samples that were read before take turns with loops over their files; µs a sample, each turn.
+
+    Each loader is made once and goes on from epoch to epoch, as in training.
+    """
+    from penstock import StreamingDataLoader
+
     with peers.dataset(peers.table(url), folder / "cold") as samples:
         assert sum(1 for _ in peers.epoch(samples)) == OBJECTS
         files = files_of(folder)
-        inline = functools.partial(peers.epoch, samples, num_workers=0)
-        runs: dict[str, Callable[[], Iterable[int]]] = {
-            "loop in four threads": lambda: in_threads(files),
-            "loop in one thread": lambda: map(length, files),
-            "loop that makes and holds batches": lambda: in_batches(files),
-            "penstock": lambda: peers.epoch(samples),
-            "penstock, in the trainer's thread": inline,
-        }
-        found: dict[str, list[list[float]]] = {one: [] for one in runs}
-        for _ in range(TURNS):
-            for one, run in runs.items():
-                passed, spent = time.perf_counter(), time.process_time()
-                assert list(run()) == [BYTES] * OBJECTS, "not everything came"
-                passed, spent = time.perf_counter() - passed, time.process_time() - spent
-                found[one].append([passed / OBJECTS * 1e6, spent / OBJECTS * 1e6])
+        with (
+            StreamingDataLoader(samples, peers.BATCH, collate_fn=list) as threads,
+            StreamingDataLoader(samples, peers.BATCH, collate_fn=list, num_workers=0) as inline,
+        ):
+            runs: dict[str, Callable[[], Iterable[int]]] = {
+                "loop in four threads": lambda: in_threads(files),
+                "loop in one thread": lambda: map(length, files),
+                "loop that makes and holds batches": lambda: in_batches(files),
+                "penstock": lambda: peers.lengths(threads),
+                "penstock, in the trainer's thread": lambda: peers.lengths(inline),
+            }
+            found: dict[str, list[list[float]]] = {one: [] for one in runs}
+            for _ in range(TURNS):
+                for one, run in runs.items():
+                    passed, spent = time.perf_counter(), time.process_time()
+                    assert list(run()) == [BYTES] * OBJECTS, "not everything came"
+                    passed, spent = time.perf_counter() - passed, time.process_time() - spent
+                    found[one].append([passed / OBJECTS * 1e6, spent / OBJECTS * 1e6])
     return found
 
 

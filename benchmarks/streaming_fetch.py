@@ -120,7 +120,9 @@ def penstock(url: str) -> float:
     return rate(got, started)
 
 
-def obstore_loop(*, ranges: bool) -> Callable[[str], float]:
+def obstore_loop(*, ranges: bool, folder: Path | None = None) -> Callable[[str], float]:
+    """Make a loop that counts bytes; with a folder, of files that it writes there and reads again."""
+
     def run(url: str) -> float:
         import obstore
         from obstore.store import HTTPStore
@@ -130,7 +132,7 @@ def obstore_loop(*, ranges: bool) -> Callable[[str], float]:
                 data = await obstore.get_range_async(store, name, start=0, end=BYTES)
             else:
                 data = await (await obstore.get_async(store, name)).bytes_async()
-            return len(data.to_bytes())
+            return len(data.to_bytes()) if folder is None else through_file(folder / name, data.to_bytes())
 
         async def all_of_them() -> list[int]:
             store = HTTPStore(url, client_options={"allow_http": True})
@@ -148,6 +150,13 @@ def obstore_loop(*, ranges: bool) -> Callable[[str], float]:
         return rate(asyncio.run(all_of_them()), started)
 
     return run
+
+
+def through_file(path: Path, data: bytes) -> int:
+    with open(path, "xb", buffering=0) as file:
+        file.write(data)
+    with open(path, "rb", buffering=0) as file:
+        return len(file.read())
 
 
 def fsspec_cat(url: str) -> float:
