@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from penstock import ConfigError, RoundSizes, resolve_rounds
+from penstock import ConfigError, RoundSizes, StreamingDataLoader, resolve_rounds
 
 MODES = {
     "standard": {},
@@ -219,15 +219,17 @@ def test_two_places_that_agree_are_one_and_two_that_do_not_are_refused():
 
 
 @pytest.mark.parametrize("name", ["train_chunk_size", "val_chunk_size"])
-@pytest.mark.parametrize("value", [0, -1, 2000.0, True, False, "2000", [5], 2**63, float("nan")])
+@pytest.mark.parametrize("value", [0, -1, 2000.0, True, False, "2000", [5], 2**62 + 1, float("nan")])
 def test_a_size_that_is_no_count_is_refused_by_its_key(name, value):
     for config, key in (({"train": {name: value}}, f"train.{name}"), (argparse.Namespace(**{name: value}), name)):
-        with pytest.raises(ConfigError, match=f"^{key} must be an integer from 1 to 9223372036854775807, got "):
+        with pytest.raises(ConfigError, match=f"^{key} must be an integer from 1 to 4611686018427387904, got "):
             resolve_rounds(config)
 
 
-def test_sizes_from_one_to_the_largest_int64_are_taken():
-    assert resolve_rounds({"train_chunk_size": 1, "val_chunk_size": 2**63 - 1}).val_chunk_size == 2**63 - 1
+def test_sizes_from_one_to_the_largest_that_a_loader_takes_are_taken():
+    sizes = resolve_rounds({"train_chunk_size": 1, "val_chunk_size": 2**62})
+    with StreamingDataLoader(list(range(9)), 1, round_batches=sizes.val_chunk_size) as loader:
+        assert len(loader) == 2**62
     found = resolve_rounds({"train_chunk_size": np.int64(7)}).train_chunk_size
     assert (found, type(found)) == (7, int)
 

@@ -27,7 +27,7 @@ class ChunkedQuantizedAudioDataset(QuantizedAudioDataset):
         **kwargs: as `QuantizedAudioDataset` takes them.
 
     Raises:
-        ConfigError: the size is no integer from 1 to 2**63 - 1; and as `QuantizedAudioDataset`.
+        ConfigError: the size is no integer from 1 to 2**62; and as `QuantizedAudioDataset`.
     """
 
     def __init__(self, *args: Any, chunk_size: int | None = None, **kwargs: Any) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.errors import ConfigError
+from penstock.plan.rounds import check_round_size
 from penstock.train.round_names import LIMIT_NAMES, MEANT, SECTIONS, SIZE_NAMES, entries, near_misses, plain
 from penstock.types import check_int
 
@@ -68,14 +69,14 @@ def check_chunk_size(name: str, size: Any) -> int | None:
     """Return the size of a round in batches, or None if it is not given.
 
     Raises:
-        ConfigError: it is no integer from 1 to 2**63 - 1.
+        ConfigError: it is no integer from 1 to 2**62, the bound of rounds.
     """
     if callable(size):
         raise ConfigError(
             f"{name} is a number; where a policy decides how long rounds are, make the loader yourself: "
             "StreamingDataLoader(…, round_batches=policy), under Lightning with RoundsCallback(report=…)"
         )
-    return None if size is None else check_int(name, size, minimum=1, maximum=2**63 - 1)
+    return None if size is None else check_round_size(name, size)
 
 
 def resolve_rounds(config: Any) -> RoundSizes:
@@ -94,7 +95,7 @@ def resolve_rounds(config: Any) -> RoundSizes:
             changes nothing. The same texts are in the answer's `warnings`.
 
     Raises:
-        ConfigError: a size is no integer from 1 to 2**63 - 1; a limit that would hold is neither a count nor a share;
+        ConfigError: a size is no integer from 1 to 2**62; a limit that would hold is neither a count nor a share;
             two places contradict each other; config is none of these kinds. Names the key.
 
     >>> resolve_rounds({"train": {"train_chunk_size": 2000}}).enabled

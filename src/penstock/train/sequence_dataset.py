@@ -46,7 +46,7 @@ class ChunkedSequenceDataset:
             evaluation that is left before its end begins anew in the next iteration.
 
     Raises:
-        ConfigError: no loader takes an option; a size is no integer from 1 to 2**63 - 1.
+        ConfigError: no loader takes an option; a size is no integer from 1 to 2**62.
 
     >>> data = ChunkedSequenceDataset(train_chunk_size=2, dataset_train=range(10), dataset_val=range(3), batch_size=4)
     >>> [len(data.train_dataloader()), len(data.val_dataloader()), len(data.test_dataloader())]
