@@ -10,6 +10,7 @@ import pytest
 
 from penstock.errors import AccessDenied, ConfigError, StoreError, StoreUnavailable
 from penstock.store.store import open_store
+from penstock.store.web_listing import read_listing
 
 FILES = {
     "x.bin": b"x" * 12_345,
@@ -108,6 +109,13 @@ def test_pages_of_other_servers_are_read_and_lead_nowhere_else(web, kind):
     web.fault(path="^/f/sub/$", times=9, headers=headers, serve="/f/sub/index")
     assert found(open_store(f"{web.url}/f")) == {"x.bin": 3, **below}
     assert not [line for line in web.requests() if not line["path"].startswith("/f/")]
+
+
+@pytest.mark.parametrize("url", ["http://host/f/", "http://host:80/f/", "http://me:pw@host/f/"])
+def test_links_of_a_page_that_say_the_port_or_not_are_of_its_server(url):
+    page = b"""<title>Index of /f</title><a href="http://host:80/f/a.bin">a</a> <a href="http://host/f/b.bin">b</a>
+        <a href="http://host:81/f/c.bin">c</a> <a href="http://[host/f/d.bin">d</a> <a href="https://host/f/e.bin">e</a>"""
+    assert [one.name for one in read_listing(url, "text/html", page)] == ["a.bin", "b.bin"]
 
 
 def test_a_server_that_fails_while_it_is_listed_is_asked_again(web):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.store.urls import is_url, parse_url, redact
+from penstock.store.probe import leaving
+from penstock.store.urls import is_url, parse_url, redact, same_server
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,23 @@ def test_secrets_are_cut_out_of_text(text, shown):
 )
 def test_urls_and_paths_are_told_apart(source, is_one):
     assert is_url(source) is is_one
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("http://host/a", "http://host:80/b", True),
+        ("https://host:443/a", "https://host/b", True),
+        ("HTTP://me:pw@Host/a", "http://host/b", True),
+        ("http://host:8080/a", "http://host/a", False),
+        ("http://host:443/a", "http://host/a", False),
+        ("http://host/a", "https://host/a", False),
+        ("http://host/a", "http://host.other/a", False),
+        ("http://host/a", "http://host:port/a", False),
+        ("http://host/a", "http://[host/a", False),
+    ],
+)
+def test_a_server_is_known_by_its_port_whether_it_is_said_or_not(one, other, is_same):
+    assert same_server(one, other) is is_same
+    assert same_server(other, one) is is_same
+    assert leaving([one, other]) == (None if is_same else other)

@@ -19,7 +19,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from penstock.errors import StoreError
 from penstock.store.requests import Transient
-from penstock.store.urls import login_of
+from penstock.store.urls import login_of, same_server
 
 LONGEST_S = 10.0
 LONGEST_LINE = 1 << 16
@@ -118,7 +118,7 @@ async def redirects(root: str, key: str, headers: Mapping[str, str], timeout_s: 
     chain = [url_of(root, key)]
     try:
         while len(chain) <= LONGEST_CHAIN and chain[-1] not in chain[:-1]:
-            sent = {**login_of(chain[0]), **headers} if _same_server(chain[0], chain[-1]) else {}
+            sent = {**login_of(chain[0]), **headers} if same_server(chain[0], chain[-1]) else {}
             answer, _ = await _exchange("GET", chain[-1], {**sent, "Range": "bytes=0-0"}, timeout_s, page=False)
             onward = answer.headers.get("location")
             if not 300 <= answer.status < 400 or onward is None:
@@ -131,7 +131,7 @@ async def redirects(root: str, key: str, headers: Mapping[str, str], timeout_s: 
 
 def leaving(chain: list[str]) -> str | None:
     """Give the first URL of a chain of redirects that is another server's; None if there is none."""
-    return next((url for url in chain if not _same_server(chain[0], url)), None)
+    return next((url for url in chain if not same_server(chain[0], url)), None)
 
 
 def url_of(root: str, key: str) -> str:
@@ -151,15 +151,10 @@ async def _followed(
         # The first of several answers may be the one that names the commit.
         passed |= answer.headers
         onward = urljoin(url, answer.headers.get("location", url))
-        if not 300 <= answer.status < 400 or onward == url or not _same_server(url, onward):
+        if not 300 <= answer.status < 400 or onward == url or not same_server(url, onward):
             return url, Answer(status=answer.status, headers=passed), body
         url = onward
     raise ValueError(f"redirected more than {MOST_REDIRECTS} times")
-
-
-def _same_server(one: str, other: str) -> bool:
-    left, right = urlsplit(one), urlsplit(other)
-    return (left.scheme, left.hostname, left.port) == (right.scheme, right.hostname, right.port)
 
 
 async def _exchange(

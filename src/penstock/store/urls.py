@@ -18,6 +18,7 @@ HTTP = ("http", "https")
 CLOUD = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "azure": "az"}
 KNOWN = "s3://, gs://, az://, http(s)://, hf://, file://, memory://"
 
+_PORTS = {"http": 80, "https": 443}
 _OWN = {*HTTP, *CLOUD.values(), "hf", "memory", "file"}
 _NOT_A_PATH = re.compile(r"%2f|%5c|//|/\.{1,2}(/|$)", re.IGNORECASE)
 """What a path of a URL may have in it that is lost where it is taken apart and put together again."""
@@ -139,6 +140,25 @@ def _hub_place(rest: str) -> Place:
         raise ConfigError(f"hf://{rest} names no dataset: hf://ORG/NAME[@REVISION], or with /path of a file")
     repo, revision, key = match.groups()
     return Place(scheme="hf", root=f"hf://datasets/{repo}@{unquote(revision or 'main')}", key=key or "")
+
+
+def same_server(one: str, other: str) -> bool:
+    """Tell whether two URLs of the web are of one server; a port that is not said is the one its scheme has.
+
+    >>> same_server("http://me:pw@Host/a", "http://host:80/b"), same_server("http://host/a", "https://host/a")
+    (True, False)
+    >>> same_server("https://host:443/a", "https://host/b"), same_server("https://host:8443/a", "https://host/b")
+    (True, False)
+    """
+    try:
+        left, right = (
+            (parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme))
+            for parts in map(urlsplit, (one, other))
+        )
+    except ValueError:
+        # What is no URL is nobody's.
+        return False
+    return left == right
 
 
 def login_of(url: str) -> dict[str, str]:

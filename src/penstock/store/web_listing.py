@@ -18,6 +18,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import orjson
 
+from penstock.store.urls import same_server
+
 ACCEPT = "application/json, text/html;q=0.9, */*;q=0.1"
 _IS_LISTING = re.compile(r"\s*(?:index of|directory listing)", re.IGNORECASE)
 # What follows a link: a date of some form, then the size.
@@ -138,17 +140,24 @@ class _Links(HTMLParser):
             self.links[-1][1] += f" {data}"
 
 
+def _target(url: str, href: str) -> str:
+    """Give what a link of a page leads to; "" if that is no URL."""
+    try:
+        return urljoin(url, href)
+    except ValueError:
+        return ""
+
+
 def _children(url: str, links: Iterable[list[str]]) -> Iterator[Listed]:
     """Give what links lead to directly below a folder: not its parent, other sites, or other orders of itself."""
-    folder = urlsplit(url)
-    base = unquote(folder.path)
+    base = unquote(urlsplit(url).path)
     base = base if base.endswith("/") else f"{base}/"
     seen: set[str] = set()
     for href, details in links:
-        target = urlsplit(urljoin(url, href))
-        path = unquote(target.path)
-        if (target.scheme, target.netloc) != (folder.scheme, folder.netloc) or target.query:
+        target = _target(url, href)
+        if not same_server(url, target) or urlsplit(target).query:
             continue
+        path = unquote(urlsplit(target).path)
         name = path.removeprefix(base)
         if path == name or not _is_plain(name.rstrip("/")) or name in seen:
             continue
