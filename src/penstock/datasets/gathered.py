@@ -25,33 +25,33 @@ class Gathered:
     def __init__(self, count: int, buffers: ReusedBuffers | None) -> None:
         self._count = count
         self._buffers = buffers
-        self._table: dict[str, np.ndarray] = {}
-        self._samples: list[Any] | None = [None] * count if buffers is None else None
+        self._table: dict[str, np.ndarray] | None = None if buffers is None else {}
+        self._samples: list[Any] = []
+        """As they came, where there is no table."""
         self._placed: list[np.ndarray] = []
         self._leases: list[Any] = []
 
     def add(self, rows: list[Any] | dict[str, Any], where: np.ndarray) -> None:
         """Put rows at their places, int64 [m], of which each is given once."""
-        if self._samples is None:
-            if is_table(rows) and self._merge(rows, where):
-                return
-            self._samples = self._taken_apart()
-        if (lease := lease_of(rows)) is not None:
-            self._leases.append(lease)
-        samples = self._samples
-        each = as_samples(rows, len(where)) if isinstance(rows, dict) else rows
-        for place, row in zip(where.tolist(), each, strict=True):
-            samples[place] = row
+        if self._table is not None and not (is_table(rows) and self._merge(self._table, rows, where)):
+            self._samples, self._table = self._taken_apart(self._table), None
+        if self._table is None:
+            if (lease := lease_of(rows)) is not None:
+                self._leases.append(lease)
+            self._samples += as_samples(rows, len(where)) if isinstance(rows, dict) else rows
+        self._placed.append(where)
 
     def rows(self) -> list[Any] | dict[str, Any]:
         """Give all of them: a dict of arrays, or a list of samples with the leases of their files."""
-        if self._samples is None:
+        if self._table is not None:
             return self._table
-        return Leased.of(self._samples, self._leases) if self._leases else self._samples
+        samples: list[Any] = [None] * self._count
+        for place, row in zip(np.concatenate(self._placed).tolist(), self._samples, strict=True):
+            samples[place] = row
+        return Leased.of(samples, self._leases) if self._leases else samples
 
-    def _merge(self, rows: dict[str, np.ndarray], where: np.ndarray) -> bool:
+    def _merge(self, table: dict[str, np.ndarray], rows: dict[str, np.ndarray], where: np.ndarray) -> bool:
         """Copy rows into the table; False where they have other columns than it."""
-        table = self._table
         if not self._placed:
             assert self._buffers is not None
             for name, values in rows.items():
@@ -64,12 +64,9 @@ class Gathered:
                 return False
         for name, values in rows.items():
             table[name][where] = values
-        self._placed.append(where)
         return True
 
-    def _taken_apart(self) -> list[Any]:
-        """List the samples that the table holds so far."""
-        samples: list[Any] = [None] * self._count
-        for place in (place for where in self._placed for place in where.tolist()):
-            samples[place] = {name: values[place] for name, values in self._table.items()}
-        return samples
+    def _taken_apart(self, table: dict[str, np.ndarray]) -> list[Any]:
+        """List the samples that the table holds so far, as they came."""
+        places = (place for where in self._placed for place in where.tolist())
+        return [{name: values[place] for name, values in table.items()} for place in places]
