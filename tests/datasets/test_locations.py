@@ -55,6 +55,52 @@ def test_a_url_that_no_store_serves_is_refused(url):
         resolved(url)
 
 
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        (" https://host/1.jpg", "before the URL: take it out of the table"),
+        ("\ts3://bucket/1.jpg", "before the URL"),
+        ("\nfile:///data/1.jpg", "before the URL"),
+        ("\u00a0hf://datasets/org/name/1.jpg", "before the URL"),
+        ("https://host/1.jpg ", "behind the URL: take it out of the table"),
+        ("HTTP://host/1.jpg\n", "behind the URL"),
+        ("https://host/1.jpg?size=3\t", "behind the URL"),
+        ("images/a://1.jpg", "does not begin as a URL does"),
+    ],
+)
+@pytest.mark.parametrize("local", [True, False])
+def test_a_blank_around_a_url_is_told_as_that(location, said, local):
+    locations = Locations(IMAGE, "s3://bucket", local=local)
+    locations.wanted({"image": "https://host/2.jpg"})
+    with pytest.raises(FormatError, match=f"column 'image' holds .*, which is no location: .*{said}"):
+        locations.wanted({"image": location})
+
+
+@pytest.mark.parametrize("location", ["a b.jpg", " 1.jpg", "1.jpg ", "s3://bucket/1.jpg ", "/data/a://1.jpg"])
+def test_blanks_that_may_be_of_a_name_are_left_in_it(location):
+    url = resolved(location, "/data")
+    assert url == (location if "://" in location else f"/data/{location}")
+
+
+@pytest.mark.parametrize(
+    "location", ["cats/", "../cats/", "../../", "s3://bucket/cats/", "hf://org/name/cats/", "/data/cats/"]
+)
+def test_a_folder_is_no_location_of_a_sample(location):
+    with pytest.raises(FormatError, match='it ends in "/", which names a folder: name its objects'):
+        resolved(location)
+
+
+@pytest.mark.parametrize("location", ["s3://bucket", "gs://bucket", "hf://org/name"])
+def test_a_whole_bucket_is_no_location_of_a_sample(location):
+    with pytest.raises(FormatError, match="it names no object in it"):
+        resolved(location)
+
+
+def test_a_page_of_a_web_server_may_end_in_a_slash():
+    assert resolved("https://host/pages/") == "https://host/pages/"
+    assert resolved("pages/", "https://host") == "https://host/pages/"
+
+
 def test_a_relative_location_without_a_folder_says_so():
     with pytest.raises(FormatError, match="give whole URLs or paths"):
         resolved("a/1.jpg", None)

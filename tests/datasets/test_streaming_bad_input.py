@@ -149,6 +149,38 @@ def test_an_index_from_afar_that_was_saved_here_does_not_lead_back_here(web, tmp
         dataset[0]
 
 
+def test_a_blank_around_a_url_is_told_with_key_and_column(web, tmp_path):
+    places = [
+        f" {web.url}/images/000.bin",
+        f"{web.url}/images/001.bin\t",
+        f"{web.url}/images/002.bin",
+        "images/000.bin ",
+    ]
+    table = [{**row, "image": place} for row, place in zip(rows(4), places, strict=True)]
+    web.add_files({**subjects.images(3), "samples.csv": subjects.as_csv(table)})
+    with StreamingDataset(f"{web.url}/samples.csv", tmp_path, on_error="skip", **IMAGE) as dataset:
+        for number, said in enumerate(("line break before the URL", "line break behind the URL")):
+            with pytest.raises(SampleError, match=f"sample 's00{number}': column 'image' holds .*{said}"):
+                dataset[number]
+        with pytest.raises(SampleError, match=r"does not exist; there is a blank around '000.bin '") as caught:
+            dataset[3]
+        assert caught.value.reason == "ObjectMissing"
+        assert subjects.numbers(dataset) == [2]
+
+
+def test_a_folder_marker_is_not_taken_for_the_object_of_its_name(s3, tmp_path):
+    s3.create_bucket("marked")
+    store = open_store("s3://marked", **s3.options)
+    table = [{"index": "marker", "image": "s3://marked/cats/"}, {"index": "object", "image": "s3://marked/cats"}]
+    store.put("cats", content(0))
+    store.put("samples.csv", subjects.as_csv(table))
+    options = {"storage_options": s3.options, "on_error": "skip", **IMAGE}
+    with StreamingDataset("s3://marked/samples.csv", tmp_path, **options) as dataset:
+        assert subjects.numbers(dataset) == [0]
+        with pytest.raises(SampleError, match=r"sample 'marker': column 'image' .* names a folder"):
+            dataset[0]
+
+
 def test_a_location_with_a_nul_fails_its_sample_alone(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

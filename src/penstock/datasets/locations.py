@@ -16,7 +16,7 @@ from typing import Any
 from penstock.errors import ConfigError, FormatError
 from penstock.index.grouping import LENGTH, OFFSET
 from penstock.store.cache_names import local_path
-from penstock.store.urls import is_url, parse_url, redact
+from penstock.store.urls import HTTP, is_url, parse_url, redact
 from penstock.store.wanted import Wanted
 
 Row = dict[str, Any]
@@ -25,6 +25,7 @@ Place = Wanted | str | None
 
 MOST_BYTES = 2**63 - 1
 _KEYS = ("column", "offset", "length", "name")
+_BLANK = "there is a blank, tab or line break"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +143,8 @@ class Locations:
                 found.append(None)
                 continue
             url = self.resolved(location, download.column)
+            if url[-1] == "/" and url[:4].lower() != "http":
+                raise _no_location(location, download.column, 'it ends in "/", which names a folder: name its objects')
             if download.offset is not None:
                 found.append(Wanted(url, *_bounds(row, download.offset, download.length), suffix=download.suffix))
             elif url[0] == "/" or url.startswith("file:"):
@@ -161,7 +164,7 @@ class Locations:
                 f"column {column!r} holds {_shown(location)}, which is no location: it must be a URL, a path, or a "
                 "name relative to the index"
             )
-        if "://" in location:
+        if "://" in location and location[0] != "/":
             return self._known_store(location, column)
         if not self._local and (location[0] == "/" or self._based_here):
             raise _not_from_afar(location, column)
@@ -176,18 +179,24 @@ class Locations:
         return full + self._query
 
     def _known_store(self, url: str, column: str) -> str:
-        """Refuse the URL of a store there is none of, before others are asked for together with it."""
+        """Refuse what is no URL of an object, or of a store there is none of, before others are asked for with it."""
         root = url[: url.find("/", url.index("://") + 3)]
         if root not in self._roots:
+            if not is_url(url):
+                raise _no_location(url, column, _no_url(url))
             try:
                 place = parse_url(url)
             except ConfigError as error:
-                raise FormatError(f"column {column!r} holds {_shown(url)}, which is no location: {error}") from None
+                raise _no_location(url, column, str(error)) from None
             if place.scheme == "file" and not self._local:
                 raise _not_from_afar(url, column)
+            if not place.key and place.scheme not in HTTP:
+                raise _no_location(url, column, "it names no object in it")
             # On the Hub, what is a store begins further down.
             if place.scheme != "hf" and place.key:
                 self._roots.add(root)
+        if url[-1].isspace() and url[:4].lower() == "http":
+            raise _no_location(url, column, f"{_BLANK} behind the URL: take it out of the table")
         return url
 
     def _climbed(self, location: str, column: str) -> str:
@@ -203,7 +212,8 @@ class Locations:
                 parts.pop()
             elif part not in ("", "."):
                 parts.append(part)
-        return f"{scheme}://{root}/{'/'.join(parts)}" if mark else "/" + "/".join(parts)
+        full = "/".join([*parts, ""] if location[-1] == "/" else parts)
+        return f"{scheme}://{root}/{full}" if mark else f"/{full}"
 
 
 def is_local(place: str) -> bool:
@@ -213,6 +223,28 @@ def is_local(place: str) -> bool:
     (True, True, False)
     """
     return not is_url(place) or place[:5].lower() == "file:"
+
+
+def blanks_in(url: str) -> str:
+    """Say, of what is not there, that a blank may be why; "" where there is none.
+
+    A name may begin or end in a blank, so that is no mistake before the object turns out to be missing.
+
+    >>> blanks_in("s3://bucket/a b.jpg"), bool(blanks_in("s3://bucket/a.jpg "))
+    ('', True)
+    """
+    odd = next((name for name in redact(url).split("/") if name != name.strip()), None)
+    return "" if odd is None else f"; there is a blank around {odd!r}: if it is not meant, take it out of the table"
+
+
+def _no_url(location: str) -> str:
+    if is_url(location.lstrip()):
+        return f"{_BLANK} before the URL: take it out of the table"
+    return "it has :// in it, and does not begin as a URL does"
+
+
+def _no_location(location: str, column: str, reason: str) -> FormatError:
+    return FormatError(f"column {column!r} holds {_shown(location)}, which is no location: {reason}")
 
 
 def _not_from_afar(location: str, column: str) -> FormatError:

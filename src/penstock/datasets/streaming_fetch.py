@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from penstock.datasets.leased import Leased
-from penstock.datasets.locations import Download, Locations, Place, Row
+from penstock.datasets.locations import Download, Locations, Place, Row, blanks_in
 from penstock.datasets.lookahead import At, Lookahead
 from penstock.datasets.places_known import PlacesKnown
 from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
@@ -286,7 +286,7 @@ class SampleFetcher:
             if type(place) is str and not os.path.isfile(place):
                 file = ObjectMissing(f"{place} does not exist, or is no file")
             if isinstance(file, StoreError):
-                failure = failure or _told(file, sample["__sample_key__"], name)
+                failure = failure or _told(file, sample["__sample_key__"], name, place)
             sample[name] = file
         if failure is not None:
             self._unfetched.add(id_)
@@ -312,10 +312,12 @@ def _each(epochs: np.ndarray | None, count: int) -> list[int]:
     return [0] * count if epochs is None else epochs.tolist()
 
 
-def _told(error: PenstockError, key: Any, column: str | None = None) -> PenstockError:
-    """Say which sample an error belongs to, in an error of the same type."""
+def _told(error: PenstockError, key: Any, column: str | None = None, place: Place = None) -> PenstockError:
+    """Say which sample an error belongs to, in an error of the same type; of what is missing, why it may be."""
     where = f"sample {key!r}" if column is None else f"sample {key!r}, column {column!r}"
-    told = type(error)(f"{where}: {error}")
+    url = place.url if isinstance(place, Wanted) else place
+    why = blanks_in(url) if isinstance(error, ObjectMissing) and url is not None else ""
+    told = type(error)(f"{where}: {error}{why}")
     told.__cause__ = error
     return told
 
