@@ -9,6 +9,7 @@ import sys
 import time
 
 import pyarrow.parquet as pq
+import pytest
 
 
 def begin(path, **more) -> subprocess.Popen[str]:
@@ -78,3 +79,36 @@ def test_who_stops_waiting_stops_the_query_as_well(bigquery, tmp_path):
     assert process.returncode == 130
     assert len(bigquery.requests("/cancel$")) == 1
     assert not list(tmp_path.glob("*.parquet"))
+
+
+@pytest.mark.slow
+def test_what_a_killed_export_left_is_removed_by_the_next_and_one_that_runs_keeps_its_own(bigquery, tmp_path):
+    bigquery.add_table("words", num_rows=2000)
+    config = write(tmp_path, bigquery, tmp_path / "x.parquet", "row_group_size: 100")
+    (killed, gone), (other, both) = [_stopped_in_the_middle(bigquery, config, tmp_path) for _ in range(2)]
+    try:
+        killed.kill()
+        killed.communicate(timeout=60)
+        bigquery.heal()
+        code, _, errors = run(config)
+        assert code == 0, errors
+        assert len(gone) == 2
+        assert {path.name for path in tmp_path.glob(".*.tmp")} == both - gone
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.communicate(timeout=60)
+    assert run(config)[1].startswith("skipped")
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def _stopped_in_the_middle(bigquery, config, folder) -> tuple[subprocess.Popen[str], set[str]]:
+    """Begin an export, whose second page does not come; give it and the files without a name that are there then."""
+    bigquery.fault(path="pageToken", times=9, delay_s=100)
+    process, found = begin(config), set()
+    before = {path.name for path in folder.glob(".*.tmp")}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(found) < len(before) + 2:
+        time.sleep(0.05)
+        found = {path.name for path in folder.glob(".*.tmp")}
+    return process, found

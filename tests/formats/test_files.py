@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from penstock.errors import BadManifest, ObjectMissing, StoreError
-from penstock.formats.files import atomic_write, lock_folder, read_json, store_errors, write_json
+from penstock.formats.files import atomic_write, lock_folder, read_json, remove_abandoned, store_errors, write_json
 
 
 def test_a_file_is_not_seen_before_it_is_whole(tmp_path):
@@ -38,6 +40,46 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, e
     with pytest.raises(type(error)):
         write_half(path, error)
     assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    path = tmp_path / "a[1].bin"
+    code = (
+        "import os, signal, sys\nfrom penstock.formats.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as file:\n    file.write(b'x' * 99)\n    file.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60)
+    assert len(list(tmp_path.iterdir())) == 1, "it was killed in the middle"
+    (tmp_path / ".a[1].bin.notes.tmp").touch()
+    with atomic_write(path) as file:
+        file.write(b"whole")
+        assert remove_abandoned(path) == 1
+    assert path.read_bytes() == b"whole"
+    assert sorted(os.listdir(tmp_path)) == [".a[1].bin.notes.tmp", "a[1].bin"]
+
+
+def test_a_file_that_is_swept_again_and_again_while_it_is_written_is_there(tmp_path):
+    path, ended = tmp_path / "a.bin", threading.Event()
+    swept = []
+
+    def sweep() -> None:
+        while not ended.is_set():
+            swept.append(remove_abandoned(path))
+
+    with ThreadPoolExecutor(2) as pool:
+        sweepers = [pool.submit(sweep) for _ in range(2)]
+        try:
+            for number in range(300):
+                with atomic_write(path, synced=False) as file:
+                    file.write(b"%d" % number)
+                assert path.read_bytes() == b"%d" % number
+        finally:
+            ended.set()
+        for sweeper in sweepers:
+            sweeper.result(60)
+    assert swept
     assert os.listdir(tmp_path) == ["a.bin"]
 
 

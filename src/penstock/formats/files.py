@@ -2,12 +2,13 @@
 
 Law: nothing half-written is ever read. A file is written beside its place under another name, its
 bytes are forced to the disk, and only then it takes its name; then the folder is forced to the disk
-too, so a power cut after the return leaves the file. A folder that is being written to is locked by
-an open descriptor, which the system gives back however its owner ends.
+too, so a power cut after the return leaves the file. What is being written, a file or a folder, is locked
+by an open descriptor, which the system gives back however its owner ends.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from penstock.errors import BadManifest, ObjectMissing, StoreError
 from penstock.node.disk import store_errors as store_errors
 
 LOCK_NAME = ".penstock.lock"
+TOKEN_BYTES = 6
 
 
 @contextmanager
@@ -43,20 +45,69 @@ def atomic_write(path: str | os.PathLike[str], *, synced: bool = True) -> Iterat
         StoreError: the folder is missing, may not be written, or its disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary: Path | None = None
     try:
-        with store_errors(path), open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            if synced:
-                os.fsync(file.fileno())
-        if synced:
-            publish(temporary, path)
-        else:
-            os.replace(temporary, path)
+        with store_errors(path):
+            temporary, opened = _begun(path)
+            # Open, and so locked, until it has its name: whoever sweeps takes what nobody holds for abandoned.
+            with opened as file:
+                yield file
+                file.flush()
+                if synced:
+                    os.fsync(file.fileno())
+                    publish(temporary, path)
+                else:
+                    os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """Open a file beside `path` under a name of its own, locked where the file system knows locks."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
+        file = open(temporary, "xb")  # noqa: SIM115 - it is given to who writes it
+        try:
+            if _is_ours(file):
+                return temporary, file
+        except BaseException:
+            file.close()
+            temporary.unlink(missing_ok=True)
+            raise
+        file.close()
+
+
+def _is_ours(file: BinaryIO) -> bool:
+    """Lock a file just made, unless whoever sweeps came between its making and its lock."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # Where there are no locks nobody takes it for abandoned either.
+        return True
+    return os.path.exists(file.name)
+
+
+def remove_abandoned(path: str | os.PathLike[str]) -> int:
+    """Remove what processes that were killed in an `atomic_write` of `path` have left; give how many there were.
+
+    What anybody is writing stays, and so does all of it where the file system knows no locks, or nothing may be
+    removed.
+    """
+    import fcntl
+
+    path, count = Path(path), 0
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * TOKEN_BYTES}.tmp"):
+        with suppress(OSError), open(left, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(left)
+            count += 1
+    return count
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -129,6 +129,7 @@ def export_bigquery(
     """
     pair = ParquetPair(config.s3_destination_path, config.val_path, _options(config, storage_options or {}))
     _check_region(config, pair)
+    pair.remove_abandoned()
     if not config.recompute and pair.is_there():
         return _report(config, *pair.num_rows(), skipped=True)
     pair.check_writable()

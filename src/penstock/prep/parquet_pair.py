@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from penstock.errors import AccessDenied, BadBlock, ConfigError, ObjectMissing, PenstockError, StoreError
-from penstock.formats.files import atomic_write, store_errors
+from penstock.formats.files import atomic_write, remove_abandoned, store_errors
 from penstock.store.ranged_file import open_file
 from penstock.store.remote import RemoteStore
 from penstock.store.store import open_store
@@ -124,6 +124,11 @@ class ParquetPair:
             with store_errors(local):
                 local.parent.mkdir(parents=True, exist_ok=True)
                 TemporaryFile(dir=local.parent).close()
+
+    def remove_abandoned(self) -> None:
+        """Remove what processes that were killed while they wrote the two have left on this machine."""
+        for path in self._paths if self._is_local else ():
+            remove_abandoned(parse_url(path).key)
 
     def is_there(self) -> bool:
         """Tell whether both files are there.
