@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import streaming_subjects as subjects
@@ -19,6 +22,7 @@ from penstock import (
     SampleError,
     StoreUnavailable,
     StreamingDataset,
+    build_index,
     open_store,
 )
 from streaming_subjects import content, rows
@@ -182,9 +186,6 @@ def test_a_folder_marker_is_not_taken_for_the_object_of_its_name(s3, tmp_path):
 
 
 def test_a_location_with_a_nul_fails_its_sample_alone(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder = subjects.write(tmp_path / "data", subjects.images(3))
     columns = {"index": ["a", "b\0c", "d"], "image": ["images/000.bin", "images/001.bin", "images/\0.bin"]}
     pq.write_table(pa.table(columns), folder / "samples.parquet")
@@ -192,6 +193,37 @@ def test_a_location_with_a_nul_fails_its_sample_alone(tmp_path):
         assert subjects.numbers(dataset) == [0, 1]
         with pytest.raises(SampleError, match=r"sample 'd': column 'image' holds 'images/\\x00.bin'"):
             dataset[2]
+
+
+@pytest.mark.parametrize("taken", [["__sample_key__"], ["__data_type__"], ["__data_type__", "__sample_key__"]])
+def test_columns_that_would_be_overwritten_are_refused_with_a_query_that_renames_them(table, tmp_path, taken):
+    path = table([{**row, **dict.fromkeys(taken, f"mine {row['index']}")} for row in rows(3)])
+    parquet = tmp_path / "samples.parquet"
+    pq.write_table(pa.table({"index": ["s000"], **{name: ["mine"] for name in taken}}), parquet)
+    for src, options in ((parquet, {"lazy_index_chunk_size": 1}), (path, {"index_cols_to_keep": taken}), (path, {})):
+        with pytest.raises(ConfigError, match=f"the index has the column {' and '.join(map(repr, taken))}") as caught:
+            StreamingDataset(src, tmp_path / "dst", **options)
+    query = re.search("sql_query='(.*)'", str(caught.value))[1]
+    with StreamingDataset(path, tmp_path / "dst", sql_query=query, data_type="image") as dataset:
+        sample = dataset[1]
+        assert (sample["__sample_key__"], sample["__data_type__"]) == ("s001", "image")
+        assert all(sample[name.strip("_")] == "mine s001" for name in taken)
+
+
+def test_columns_that_would_be_overwritten_may_be_left_out_or_be_the_keys(table, tmp_path):
+    path = table([{**row, "__sample_key__": f"k{row['width']}"} for row in rows(3)])
+    index = build_index(path, folder=tmp_path / "dst" / "index")
+    with pytest.raises(ConfigError, match="the index has the column '__sample_key__'"):
+        StreamingDataset(index, tmp_path / "dst")
+    for src in (path, index):
+        with StreamingDataset(src, tmp_path / "dst", index_cols_to_keep=["caption"]) as dataset:
+            assert dataset[1]["__sample_key__"] == "s001"
+    with StreamingDataset(path, tmp_path / "dst", index_col_name="__sample_key__") as dataset:
+        assert dataset[1]["__sample_key__"] == "k3"
+    with pytest.raises(ConfigError, match="fills '__data_type__', which each sample gets besides"):
+        StreamingDataset(
+            table(rows(3)), tmp_path / "dst", columns_to_download=[{"column": "image", "name": "__data_type__"}]
+        )
 
 
 def test_missing_columns_are_named_with_those_that_may_be_meant(table, tmp_path):

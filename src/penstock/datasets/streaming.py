@@ -31,6 +31,7 @@ from penstock.datasets.streaming_options import (
     check_callables,
     check_data_type,
     check_flag,
+    check_own_fields,
     check_seed,
     check_source,
     check_storage_options,
@@ -93,7 +94,7 @@ class StreamingDataset:
         allow_local_paths: rows of an index at a URL may name files of this machine; those of a local one always may.
 
     Raises:
-        ConfigError: an argument cannot work, or the index lacks a column, or selects nothing.
+        ConfigError: an argument cannot work, or the index lacks a column, has one of the two names, or selects nothing.
         FormatError: the index cannot be read, lacks the column of keys, or has a key twice.
         ObjectMissing, AccessDenied, StoreUnavailable: the source cannot be had.
 
@@ -162,12 +163,14 @@ class StreamingDataset:
             storage_options=options,
         )
         downloads = tuple(download.beside(self._index.columns) for download in downloads)
+        hidden = hidden_columns(self._index.columns, downloads, self._index.key, index_cols_to_keep)
+        check_own_fields(self._index.columns, hidden, self._index.key, downloads)
         seed = self.shuffle_seed or 0
         self._recital = Recital(
             key_column=self._index.key,
             data_type=data_type,
             downloads=downloads,
-            hidden=hidden_columns(self._index.columns, downloads, self._index.key, index_cols_to_keep),
+            hidden=hidden,
             predownload=Chain(before, seed=seed, stream="predownload"),
             local=check_flag("allow_local_paths", allow_local_paths) or is_of_this_machine(src, self._index),
         )

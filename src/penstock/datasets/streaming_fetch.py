@@ -24,6 +24,7 @@ from penstock.datasets.leased import Leased
 from penstock.datasets.locations import Download, Locations, Place, Row, blanks_in
 from penstock.datasets.lookahead import At, Lookahead
 from penstock.datasets.places_known import PlacesKnown
+from penstock.datasets.streaming_options import DATA_TYPE, SAMPLE_KEY
 from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
 from penstock.index.table import Index
 from penstock.store.cache import Cache
@@ -260,8 +261,8 @@ class SampleFetcher:
         recital = self._recital
         for name in recital.hidden:
             row.pop(name, None)
-        row["__sample_key__"] = key
-        row["__data_type__"] = recital.data_type
+        row[SAMPLE_KEY] = key
+        row[DATA_TYPE] = recital.data_type
 
     def _note_epoch(self, id_: int, epoch: int) -> None:
         """Remember which epoch's choice was fetched, should it have to be thrown away."""
@@ -286,7 +287,7 @@ class SampleFetcher:
             if type(place) is str and not os.path.isfile(place):
                 file = ObjectMissing(f"{place} does not exist, or is no file")
             if isinstance(file, StoreError):
-                failure = failure or _told(file, sample["__sample_key__"], name, place)
+                failure = failure or _told(file, sample[SAMPLE_KEY], name, place)
             sample[name] = file
         if failure is not None:
             self._unfetched.add(id_)

@@ -14,6 +14,8 @@ from penstock.types import check_choice, check_int
 
 Policy = Literal["raise", "skip", "substitute"]
 DATA_TYPES = ("image", "video", "audio", "text")
+SAMPLE_KEY, DATA_TYPE = "__sample_key__", "__data_type__"
+"""Fields that each sample gets beside the columns of its row."""
 
 
 def check_source(src: Any) -> None:
@@ -81,6 +83,27 @@ def hidden_columns(
     return tuple(
         name for name in columns if name not in own and name not in asked and (kept is not None or name in parts)
     )
+
+
+def check_own_fields(
+    columns: Iterable[str], hidden: Iterable[str], key_column: str, downloads: Sequence[Download]
+) -> None:
+    """Refuse columns that what each sample gets besides would overwrite; that of the keys holds the same."""
+    same = SAMPLE_KEY if key_column == SAMPLE_KEY else None
+    taken = [name for name in columns if name in (SAMPLE_KEY, DATA_TYPE) and name not in hidden and name != same]
+    if taken:
+        renamed = ", ".join(f'"{name}" AS "{name.strip("_")}"' for name in taken)
+        raise ConfigError(
+            f"the index has the column {' and '.join(map(repr, taken))}, and each sample gets a field of that name: "
+            f"rename it, sql_query='SELECT * RENAME ({renamed}) FROM dataframe', or leave it out with "
+            "index_cols_to_keep"
+        )
+    for download in downloads:
+        if download.name in (SAMPLE_KEY, DATA_TYPE):
+            raise ConfigError(
+                f"columns_to_download fills {download.name!r}, which each sample gets besides: give the entry another "
+                "'name'"
+            )
 
 
 def cache_folder(dst: str | os.PathLike[str] | None) -> Path:
