@@ -4,7 +4,7 @@
         ftp.add_files({"a/x.bin": b"..."})
         open_store(ftp.url).get("a/x.bin")
 
-The user is `me`, the password `s3cr3t`; both are in its URL.
+The user is `me`, the password `s3cr3t`; both are in its URL. `guest`, of the same password, may only read.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main() -> None:
     folder, port = sys.argv[1:]
     FTPHandler.authorizer = DummyAuthorizer()
     FTPHandler.authorizer.add_user("me", "s3cr3t", folder, perm="elradfmw")
+    FTPHandler.authorizer.add_user("guest", "s3cr3t", folder, perm="elr")
     FTPHandler.auth_failed_timeout = 0.1
     FTPServer(("127.0.0.1", int(port)), FTPHandler).serve_forever()
 

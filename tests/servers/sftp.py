@@ -29,7 +29,7 @@ PermitRootLogin yes
 PasswordAuthentication no
 StrictModes no
 UsePAM no
-Subsystem sftp internal-sftp
+Subsystem sftp internal-sftp{flags}
 """
 
 
@@ -55,13 +55,19 @@ class Sftp(Files):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        (state / "config").write_text(CONFIG.format(port=self.port, state=state))
+        self._state = state
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # where sshd gives up its rights
         self.url = f"sftp://{getpass.getuser()}@127.0.0.1:{self.port}{self.folder}"
         self.options: dict[str, Any] = {"key_filename": str(state / "me"), "look_for_keys": False, "allow_agent": False}
+        self.start()
+
+    def start(self, flags: str = "") -> None:
+        """Start the server, on the port it has; `flags` for its file transfer, such as -R: nothing may be written."""
+        config = self._state / "config"
+        config.write_text(CONFIG.format(port=self.port, state=self._state, flags=f" {flags}"))
         self._process = subprocess.Popen(
-            [program() or "sshd", "-D", "-f", str(state / "config")],
+            [program() or "sshd", "-D", "-f", str(config)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

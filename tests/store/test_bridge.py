@@ -105,6 +105,33 @@ def test_a_wrong_password_is_denied_at_once_and_shown_nowhere(ftp):
     assert "wr0ngpass" not in "".join(shown)
 
 
+@pytest.mark.parametrize("kind", ["sftp", "ftp"])
+def test_who_may_read_and_not_write_is_told_that_it_is_the_writing(request, kind):
+    server = request.getfixturevalue(kind)
+    if kind == "sftp":
+        server.stop()
+        server.start("-R")
+        store = open_store(server.url, **server.options)
+    else:
+        store = open_store(server.url.replace("me:", "guest:"))
+    server.add_files({"x.bin": DATA})
+    assert store.get("x.bin") == DATA
+    for write in (write_whole, write_in_pieces):
+        with pytest.raises(AccessDenied, match=r"x\.bin may not be written: .*username, password"):
+            write(store)
+    assert store.get("x.bin") == DATA
+    store.close()
+
+
+def write_whole(store) -> None:
+    store.put("x.bin", b"new")
+
+
+def write_in_pieces(store) -> None:
+    with store.upload("x.bin") as file:
+        file.write(b"new")
+
+
 def test_a_server_that_went_away_and_came_back_is_found_again(ftp):
     ftp.add_files({"x.bin": DATA})
     store = open_store(ftp.url)

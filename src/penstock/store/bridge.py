@@ -121,8 +121,8 @@ class BridgeStore:
         run(self._persist(path, "PUT", lambda driver, key: driver.write(key, data), num_bytes=len(data)))
 
     @contextmanager
-    def upload(self, path: str) -> Iterator[BinaryIO]:
-        """Open an object for writing, of any size: it is sent, from a nameless file, when the block ends."""
+    def upload(self, path: str, *, num_bytes: int | None = None) -> Iterator[BinaryIO]:
+        """Open an object for writing, of any size: it is sent, from a nameless file and whole, when the block ends."""
         with TemporaryFile() as file:
             yield file
             file.flush()
@@ -195,9 +195,10 @@ class BridgeStore:
         except ObjectMissing as error:
             raise ObjectMissing(f"{shown} does not exist ({error})") from None
         except AccessDenied as error:
+            wanted = "written" if verb == "PUT" else "read"
             raise AccessDenied(
-                f"{shown} may not be read: {error}. Give what its driver in fsspec takes as storage options, such as "
-                "username, password or key_filename"
+                f"{shown} may not be {wanted}: {error}. Give what its driver in fsspec takes as storage options, "
+                "such as username, password or key_filename"
             ) from None
 
     def _ask(self, ask: Callable[[Driver, str], T], key: str) -> T:

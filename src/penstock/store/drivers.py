@@ -22,7 +22,7 @@ from penstock.store.urls import KNOWN, Place, redact
 _ETAGS = ("ETag", "etag", "md5Hash", "md5", "content_md5", "checksum")
 _CHANGES = ("mtime", "LastModified", "last_modified", "updated", "modify", "modified", "timeModified")
 _SECRET = re.compile(r"pass|secret|token|key|credential|sas", re.IGNORECASE)
-_REFUSED = re.compile(r"auth|denied|forbidden|credential|login incorrect|permission", re.IGNORECASE)
+_REFUSED = re.compile(r"auth|denied|forbidden|credential|login incorrect|permission|privilege", re.IGNORECASE)
 # What fsspec knows and is no place of its own: wrappers of others, and what penstock reads itself.
 _NOT_PLACES = {"file", "local", "memory", "http", "https", "s3", "gs", "az", "hf", "data", "reference", "generic"}
 
