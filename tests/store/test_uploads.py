@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from penstock import AccessDenied, ConfigError, ObjectMissing, StoreError, StoreUnavailable, open_store
+from penstock.store import uploads
+from penstock.store.uploads import part_bytes_of
 
 PIECE = os.urandom(1 << 20)
 GROWTH = """
@@ -28,6 +30,8 @@ with open_store(sys.argv[1], endpoint=sys.argv[2], access_key_id="k", secret_acc
         most = max(most, process.memory_info().rss - before)
 print(most)
 """
+BEGUN = "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+FAULTY = {"region": "x", "access_key_id": "k", "secret_access_key": "s", "retries": 0}
 
 
 def bucket(s3, name):
@@ -121,6 +125,76 @@ def test_a_refusal_and_a_missing_bucket_are_said(web, s3):
     missing = open_store("s3://no-such-bucket-here", **s3.options)
     with pytest.raises(ObjectMissing, match="there is no bucket"), missing.upload("x") as file:
         file.write(b"abc")
+
+
+@pytest.mark.parametrize("pieces", [20, 40, 120], ids=["in the last part", "in parts on their way", "in one before"])
+def test_a_refused_part_is_told_though_throwing_the_others_away_fails_too(web, pieces):
+    web.fault(method="HEAD", path=".", times=99, status=404)
+    web.fault(method="POST", path=".", times=9, status=200, body=BEGUN)
+    web.fault(method="PUT", path=".", times=99, status=403)
+    web.fault(method="DELETE", path=".", times=99, status=500)
+    store = open_store("s3://bucket", endpoint=web.url, **FAULTY)
+    with pytest.raises(AccessDenied, match=r"s3://bucket/x may not be written: the server says 403") as caught:
+        write(store, "x", pieces)
+    assert [note.partition(":")[0] for note in caught.value.__notes__] == [
+        "what was sent before could not be thrown away (the server says 500 Internal Server Error)"
+    ]
+
+
+def test_where_why_an_upload_failed_cannot_be_found_out_that_is_said(web):
+    web.fault(method="HEAD", path=".", times=99, status=404)
+    web.fault(method="POST", path=".", status=200, body=BEGUN)
+    web.fault(method="PUT", path=".", times=99, status=200, headers={"ETag": '"1"'})
+    web.fault(method="POST", path=".", status=403)
+    web.fault(method="POST", path=".", status=200, body=BEGUN)
+    web.fault(method="DELETE", path=".", times=99, status=500)
+    store = open_store("s3://bucket", endpoint=web.url, **FAULTY)
+    with pytest.raises(StoreError, match=r"s3://bucket/x failed: .*client does not say why") as caught:
+        write(store, "x", 20)
+    assert "says 500" in caught.value.__notes__[0]
+
+
+def write(store, path, pieces, **more) -> None:
+    with store.upload(path, **more) as file:
+        for _ in range(pieces):
+            file.write(PIECE)
+
+
+def test_what_is_large_goes_in_parts_that_the_clouds_limits_hold(s3):
+    gib = 1 << 30
+    for num_bytes in (0, 1, 156 * gib, 157 * gib, 640 * gib, 5 << 40):
+        size = part_bytes_of(num_bytes)
+        assert 16 << 20 <= size <= 5 * gib
+        assert -(-num_bytes // size) <= 10_000
+        assert size == 16 << 20 or -(-num_bytes // (size - (1 << 20))) > 10_000, "no larger than they must be"
+    store = bucket(s3, "hints")
+    write(store, "x", 20)
+    assert store.head("x").etag.endswith('-2"'), "it went in two parts"
+    write(store, "x", 20, num_bytes=200 * gib)
+    assert "-" not in store.head("x").etag, "parts are of 21 MiB"
+    assert store.get("x") == PIECE * 20
+
+
+def test_what_no_cloud_holds_is_refused_before_it_begins(s3):
+    store = open_store("s3://never-made", **s3.options)
+    with pytest.raises(ConfigError, match=r"clouds hold objects of at most 5 TiB: write several"):
+        store.upload("x", num_bytes=(5 << 40) + 1).__enter__()
+    with pytest.raises(ConfigError, match="num_bytes must be an integer >= 0"):
+        store.upload("x", num_bytes=-1).__enter__()
+
+
+def test_what_outgrows_its_parts_is_told_how_to_be_written_and_leaves_nothing(s3, monkeypatch):
+    monkeypatch.setattr(uploads, "MOST_PARTS", 2)
+    store = bucket(s3, "outgrown")
+    write(store, "x", 32)
+    assert store.head("x").size == 32 << 20
+    with pytest.raises(StoreError, match=r"outgrown/y failed: it grows beyond 33,554,432 bytes.*num_bytes=…"):
+        write(store, "y", 40)
+    assert [info.path for info in store.list()] == ["x"]
+    assert b"<Upload>" not in unfinished(s3, "outgrown")
+    write(store, "y", 40, num_bytes=40 << 20)
+    assert store.get("y") == PIECE * 40
+    assert store.head("y").etag.endswith('-2"')
 
 
 def test_memory_is_a_store_as_others_are():

@@ -58,6 +58,10 @@ class BucketMissing(ObjectMissing):
     """Not the object is missing but what should hold it."""
 
 
+class AbortFailed(Transient):
+    """What an upload had sent could not be thrown away; of why it was to be, the client says nothing."""
+
+
 class RedirectedInCircles(StoreError):
     """Its redirects lead nowhere."""
 
@@ -68,6 +72,11 @@ class RangesIgnored(StoreError):
 
 class OutsideObject(StoreError):
     """The range begins where the object has no bytes; an empty object has none anywhere."""
+
+
+def is_of_abort(text: str) -> bool:
+    """Tell whether a request failed that was to throw away what an upload had sent; nothing else is removed."""
+    return "Error performing DELETE" in text
 
 
 def of_status(text: str, reason: str) -> Exception:

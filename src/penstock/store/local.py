@@ -121,7 +121,7 @@ class LocalStore:
         """Refused: files are written by what makes them, whole and synced."""
         raise self._only_read(path)
 
-    def upload(self, path: str) -> AbstractContextManager[BinaryIO]:
+    def upload(self, path: str, *, num_bytes: int | None = None) -> AbstractContextManager[BinaryIO]:
         """Refused, as `put` is."""
         raise self._only_read(path)
 

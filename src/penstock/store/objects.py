@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
 from penstock.store.failures import (
+    AbortFailed,
     BucketMissing,
     OutsideObject,
     RangesIgnored,
     WrongRegion,
     first_line,
+    is_of_abort,
     of_status,
     reason_of,
 )
@@ -240,13 +242,17 @@ async def add(writer: AsyncWritableFile, data: bytes) -> None:
 
 
 async def complete(writer: AsyncWritableFile) -> None:
-    """Send what is left of an upload and give the object its name. Raises as `fetch` does."""
+    """Send what is left of an upload and give the object its name. Raises as `fetch` does.
+
+    Raises:
+        AbortFailed: it failed, and throwing away what was sent failed as well.
+    """
     with _in_our_terms():
         await held(writer.close())
 
 
 async def abandon(writer: AsyncWritableFile) -> None:
-    """Throw away the parts of an upload that will not be completed. Raises as `fetch` does."""
+    """Throw away the parts of an upload that will not be completed. Raises as `complete` does."""
     with _in_our_terms():
         await held(writer.__aexit__(StoreError, StoreError("abandoned"), None))
 
@@ -315,6 +321,8 @@ def meaning(error: BaseException) -> Exception:
         return AccessDenied(f"the credentials have expired ({reason})")
     if isinstance(error, FileNotFoundError | exceptions.NotFoundError):
         return ObjectMissing(reason)
+    if is_of_abort(text):
+        return AbortFailed(reason)
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return AccessDenied(reason)
     if isinstance(error, exceptions.PreconditionError | exceptions.NotModifiedError):

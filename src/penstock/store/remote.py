@@ -185,11 +185,11 @@ class RemoteStore:
         self._check_writable()
         run(self._persist(path, "PUT", lambda key: objects.write(self._connection.client, key, data)))
 
-    def upload(self, path: str) -> AbstractContextManager[BinaryIO]:
+    def upload(self, path: str, *, num_bytes: int | None = None) -> AbstractContextManager[BinaryIO]:
         """Open an object for writing, of any size: it is there, whole, once the block ends without an error.
 
         Raises:
-            ConfigError: web servers and the Hub are only read.
+            ConfigError: web servers and the Hub are only read; or no cloud holds that much.
         """
         self._check_writable()
         client = self._connection.patient(self._patience)
@@ -197,7 +197,7 @@ class RemoteStore:
         def step(work: Callable[[], Awaitable[None]]) -> None:
             run(self._persist(path, "PUT", lambda _: work(), once=True))
 
-        return uploading(client, self._key(path), step)
+        return uploading(client, self._key(path), step, num_bytes)
 
     def _check_writable(self) -> None:
         if self._place.scheme in (*HTTP, "hf"):

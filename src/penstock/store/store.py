@@ -70,11 +70,20 @@ class Store(Protocol):
     def put(self, path: str, data: bytes) -> None:
         """Write an object in one piece."""
 
-    def upload(self, path: str) -> AbstractContextManager[BinaryIO]:
+    def upload(self, path: str, *, num_bytes: int | None = None) -> AbstractContextManager[BinaryIO]:
         """Open an object for writing, of any size: it is there, whole, once the block ends without an error.
 
         Readers see what was there before, or the new one, never a part. After an error, or if the process is
         killed, what was there before stays. Memory: see `store.uploads`.
+
+        Args:
+            path: where.
+            num_bytes: how large it may become: clouds take at most 10,000 parts, so what may exceed 156 GiB has
+                to be sent in larger ones. None: not so large.
+
+        Raises:
+            ConfigError: the store is only read, or no cloud holds that much (5 TiB).
+            StoreError: it can't be written, or grows beyond what its parts hold.
         """
 
     def close(self) -> None:
