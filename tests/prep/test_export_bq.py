@@ -233,7 +233,7 @@ def test_types_survive_the_whole_way(bigquery, tmp_path):
 def test_a_query_that_cannot_work_says_why_and_writes_nothing(bigquery, tmp_path, sql, kind, words):
     text = [{"name": "word", "type": "STRING"}]
     bigquery.add_table("empty", text)
-    bigquery.add_table("tableless", [])
+    bigquery.add_table("tableless", statement="CREATE_VIEW")
     bigquery.add_table("lying", num_rows=10, num_less=3)
     bigquery.add_table("failing", num_rows=10, error={"reason": "invalidQuery", "message": "Division by zero: 1 / 0"})
     bigquery.add_table("full", num_rows=10, error={"reason": "quotaExceeded", "message": "Quota exceeded: bytes"})

@@ -78,6 +78,25 @@ def test_an_answer_that_is_none_is_told_in_our_terms(bigquery, tmp_path, path, b
     assert not list(tmp_path.glob("*.parquet"))
 
 
+@pytest.mark.parametrize(
+    ("lacking", "words"), [("totalRows", r"number of its rows \(totalRows\)"), ("schema", r"columns \(schema\)")]
+)
+def test_what_an_answer_lacks_is_named(bigquery, tmp_path, lacking, words):
+    bigquery.add_table("words", num_rows=100)
+    whole = {
+        "jobComplete": True,
+        "schema": {"fields": [{"name": "id", "type": "INTEGER"}]},
+        "totalRows": "4",
+        "rows": [{"f": [{"v": "1"}]}] * 4,
+    }
+    body = json.dumps({name: value for name, value in whole.items() if name != lacking})
+    headers = {"Content-Type": "application/json"}
+    bigquery.fault(path="/queries/", times=9, status=200, body=body, headers=headers)
+    with pytest.raises(StoreError, match=f"BigQuery's answer lacks .*{words}.*check sql_query and bq_endpoint"):
+        export_bigquery(config_of(bigquery, tmp_path / "x.parquet"))
+    assert not list(tmp_path.glob("*.parquet"))
+
+
 def test_two_columns_of_one_name_are_refused(bigquery, tmp_path):
     fields = [{"name": "a", "type": "INTEGER"}, {"name": "a", "type": "STRING"}]
     bigquery.add_table("words", fields, [["1", "x"]])

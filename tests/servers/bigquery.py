@@ -9,6 +9,7 @@ prints `http://127.0.0.1:PORT` when it is ready. FOLDER holds tables, `NAME.json
     polls       how often a query of it is not done yet, when asked (0)
     error       {"reason", "message"}: what such a query ends with
     num_less    rows that are announced and never sent (0)
+    statement   what a query of it is ("SELECT"); any other gives neither columns nor rows
 
 Endpoints below /bigquery/v2/projects/P: `POST jobs` (insert; 400 for what is no SELECT, with line and column; 404 for a
 table that is not there; 409 for an id that is taken), `GET jobs/J`, `POST jobs/J/cancel`, `GET queries/J` (maxResults,
@@ -53,7 +54,7 @@ class Job:
 
     def __init__(self, project: str, name: str, sql: str, table: dict[str, Any]) -> None:
         self.project, self.name, self.sql, self.table = project, name, sql, table
-        self.polls = table.get("polls", 0)
+        self.polls, self.statement = table.get("polls", 0), table.get("statement", "SELECT")
         self.num_rows = table.get("num_rows", len(table.get("rows", [])))
 
     def is_done(self) -> bool:
@@ -69,7 +70,7 @@ class Job:
             "id": f"{self.project}:{LOCATION}.{self.name}",
             "jobReference": self.reference(),
             "configuration": {"jobType": "QUERY", "query": {"query": self.sql, "useLegacySql": False}},
-            "statistics": {"creationTime": "1", "startTime": "1", "query": {"statementType": "SELECT"}},
+            "statistics": {"creationTime": "1", "startTime": "1", "query": {"statementType": self.statement}},
             "status": status,
         }
 
@@ -129,6 +130,8 @@ class Project:
             raise refused(400, "cells are kept as they are sent with formatOptions.useInt64Timestamp=true")
         if job.polls > 0 and not job.is_done():
             return {"kind": "bigquery#getQueryResultsResponse", "jobReference": job.reference(), "jobComplete": False}
+        if job.statement != "SELECT":
+            return {"kind": "bigquery#getQueryResultsResponse", "jobReference": job.reference(), "jobComplete": True}
         start = int(query.get("startIndex", 0))
         if "pageToken" in query:
             life, _, place = query["pageToken"].partition("-")

@@ -121,10 +121,7 @@ def open_query(
         client = _client(bigquery, project, endpoint)
     try:
         with _told("the query failed", sql), _understood("the query failed"):
-            rows = _run(bigquery, client, sql, page_rows, patience or Patience())
-            if not rows.schema:
-                raise ConfigError("sql_query gives no table: write a SELECT")
-            answer = Answer(rows)
+            answer = Answer(_run(bigquery, client, sql, page_rows, patience or Patience()))
         yield answer
     finally:
         client.close()
@@ -172,7 +169,23 @@ def _run(bigquery: Any, client: Any, sql: str, page_rows: int, patience: Patienc
         with suppress(PenstockError), _told("the query was not cancelled"):
             job.cancel(retry=None, timeout=CANCEL_S)
         raise
-    return job.result(page_size=page_rows, retry=retry, timeout=REQUEST_S)
+    rows = job.result(page_size=page_rows, retry=retry, timeout=REQUEST_S)
+    if not rows.schema:
+        raise _no_table(bigquery, job, rows)
+    return rows
+
+
+def _no_table(bigquery: Any, job: Any, rows: Any) -> PenstockError:
+    """Say why there are no columns: it was no SELECT, or the answer to one lacks what the client needs."""
+    if job.statement_type not in (None, "SELECT"):
+        return ConfigError("sql_query gives no table: write a SELECT")
+    # Of an answer without totalRows the client drops all the rest, and gives an iterator of another kind.
+    lacks_columns = type(rows) is bigquery.table.RowIterator
+    missing = "its columns (schema)" if lacks_columns else "the number of its rows (totalRows)"
+    return StoreError(
+        f"BigQuery's answer lacks {missing}, which every answer to a SELECT has: check sql_query and bq_endpoint, then "
+        "try again"
+    )
 
 
 @contextmanager
