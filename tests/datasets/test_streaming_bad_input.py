@@ -63,6 +63,7 @@ def table(tmp_path):
         ({"cache_limit": -1}, "-1"),
         ({"cache_limit": 1.5}, "1.5"),
         ({"max_size": 0}, "max_size must be"),
+        ({"allow_missing_columns": "image"}, "allow_missing_columns must be"),
         ({"lazy_index_chunk_size": 0}, "lazy_index_chunk_size must be"),
         ({"lazy_index_chunk_size": 4, "lazy_index_num_threads": 0}, "lazy_index_num_threads must be"),
         ({"lazy_index_chunk_size": 4, "lazy_index_prefetch_factor": -1}, "lazy_index_prefetch_factor must be"),
@@ -234,6 +235,17 @@ def test_missing_columns_are_named_with_those_that_may_be_meant(table, tmp_path)
         StreamingDataset(table(rows(10)), tmp_path / "dst", columns_to_download=[part])
     with pytest.raises(ConfigError, match="no column 'wide'"):
         StreamingDataset(table(rows(10)), tmp_path / "dst", index_cols_to_keep=["wide"])
+
+
+def test_columns_to_keep_of_an_index_that_is_there_are_checked_as_those_of_one_that_is_built(table, tmp_path):
+    index = build_index(table(rows(10)), folder=tmp_path / "node")
+    for src in (index, table(rows(10))):
+        with pytest.raises(ConfigError, match=r"no column 'wide'; did you mean 'width'"):
+            StreamingDataset(src, tmp_path / "dst", index_cols_to_keep=["wide"])
+        with pytest.raises(ConfigError, match=r"index_cols_to_keep must be a list .*write \['width'\]"):
+            StreamingDataset(src, tmp_path / "dst", index_cols_to_keep="width")
+        with pytest.raises(ConfigError, match="index_cols_to_keep must be names of columns"):
+            StreamingDataset(src, tmp_path / "dst", index_cols_to_keep=[7])
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def describe_index(path: Path, *, rows: int = 3) -> dict[str, Any] | None:
 def describe_table(path: Path, *, rows: int = 3) -> dict[str, Any]:
     """Describe a CSV, TSV or Arrow file, reading all of it: its types are those that an index would have."""
     from penstock.formats.sources import RECORD_KINDS, source_file
-    from penstock.index.build import KEY
+    from penstock.index.choice import KEY
     from penstock.index.scan import open_table
 
     file = source_file(path, kinds=RECORD_KINDS)

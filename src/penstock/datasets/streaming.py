@@ -40,6 +40,8 @@ from penstock.datasets.streaming_options import (
 from penstock.datasets.streaming_views import Views
 from penstock.errors import SampleError, reason_of
 from penstock.formats.files import digest
+from penstock.index.choice import Choice, names_of
+from penstock.index.lazy import parts_of
 from penstock.index.table import Index
 from penstock.store.cache import Cache
 from penstock.store.sizes import parse_size
@@ -146,24 +148,25 @@ class StreamingDataset:
         downloads = read_downloads(columns_to_download)
         self.dst = cache_folder(dst)
         check_apart(src, self.dst)
+        kept = None if index_cols_to_keep is None else names_of("index_cols_to_keep", index_cols_to_keep)
         limit = None if cache_limit is None else parse_size(cache_limit)
         self._source = redact(os.fspath(src)) if isinstance(src, str | os.PathLike) else type(src).__name__
         self._index = index_of(
             src,
-            folder=self.dst / "index",
-            index_col_name=index_col_name,
-            columns=[name for download in downloads for name in download.columns],
-            sql_query=sql_query,
-            max_size=max_size,
-            allow_missing_columns=allow_missing_columns,
-            index_cols_to_keep=index_cols_to_keep,
-            lazy_index_chunk_size=lazy_index_chunk_size,
-            lazy_index_num_threads=lazy_index_num_threads,
-            lazy_index_prefetch_factor=lazy_index_prefetch_factor,
-            storage_options=options,
+            Choice(
+                key=index_col_name,
+                columns=tuple(name for download in downloads for name in download.columns),
+                keep=kept,
+                sql_query=sql_query,
+                max_size=max_size,
+                allow_missing_columns=allow_missing_columns,
+                parts=parts_of(lazy_index_chunk_size, lazy_index_num_threads, lazy_index_prefetch_factor),
+            ),
+            self.dst / "index",
+            options,
         )
         downloads = tuple(download.beside(self._index.columns) for download in downloads)
-        hidden = hidden_columns(self._index.columns, downloads, self._index.key, index_cols_to_keep)
+        hidden = hidden_columns(self._index.columns, downloads, self._index.key, kept)
         check_own_fields(self._index.columns, hidden, self._index.key, downloads)
         seed = self.shuffle_seed or 0
         self._recital = Recital(

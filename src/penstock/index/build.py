@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,82 +24,23 @@ import pyarrow as pa
 from penstock.errors import BadBlock, BadManifest, ConfigError, FormatError, ObjectChanged, ObjectMissing, StoreError
 from penstock.formats.files import LOCK_NAME, digest, read_json, store_errors, write_json
 from penstock.index.arrow_files import ArrowSource
-from penstock.index.grouping import LENGTH, OFFSET
+from penstock.index.choice import KEY, Choice, names_of
 from penstock.index.joined import JoinedSource
 from penstock.index.keys import KeyCheck
-from penstock.index.lazy import Parts, plan_lazily
+from penstock.index.lazy import parts_of, plan_lazily
 from penstock.index.lazy_rows import LazyRows
 from penstock.index.leading import leading
 from penstock.index.parquet import ParquetSource
 from penstock.index.parquet_rows import ParquetRows
 from penstock.index.rows import MappedRows, Rows, map_rows, write_batches
-from penstock.index.scan import Source, TypesWidened, check_names, conform, nearest
+from penstock.index.scan import Source, TypesWidened, conform
 from penstock.index.sources import open_source
 from penstock.index.sql import run_query, with_numbers
 from penstock.index.table import Index
 from penstock.index.text_tables import TextSource
-from penstock.types import check_int
 
 VERSION = 4
-KEY = "index"
-"""The column that keys are in unless it is said."""
 _MANIFEST = "index.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """What is wanted of a source."""
-
-    key: str = KEY
-    columns: tuple[str, ...] = ()
-    """Columns that have to be there, apart from the key."""
-    keep: tuple[str, ...] | None = None
-    """Columns to keep beside these; None: all."""
-    sql_query: str | None = None
-    max_size: int | None = None
-    allow_missing_columns: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value in (("index_col_name", self.key), ("sql_query", self.sql_query)):
-            if not isinstance(value, str) and not (value is None and name == "sql_query"):
-                raise ConfigError(f"{name} must be a text, got {value!r}")
-        for name, several in (("columns", self.columns), ("index_cols_to_keep", self.keep)):
-            if several is not None and not all(isinstance(one, str) for one in several):
-                raise ConfigError(f"{name} must be names of columns, got {list(several)!r}")
-
-    def columns_of(self, schema: pa.Schema, place: str) -> pa.Schema:
-        """Choose columns, the key as text, those that are allowed to be missing as null.
-
-        Raises:
-            ConfigError: a column is missing, or two have one name.
-        """
-        check_names(schema, place)
-        if self.key not in schema.names:
-            raise ConfigError(
-                f"{place} has no column {self.key!r}, which index_col_name says the keys are in; "
-                f"{nearest(self.key, schema.names)}"
-            )
-        wanted = dict.fromkeys([self.key, *self.columns, *(schema.names if self.keep is None else self.keep)])
-        # Where a column's values are is said beside it, and goes with it.
-        beside = [name + ending for name in wanted for ending in (OFFSET, LENGTH)]
-        wanted |= dict.fromkeys(name for name in beside if name in schema.names)
-        missing = [name for name in wanted if name not in schema.names]
-        if missing and not self.allow_missing_columns:
-            raise ConfigError(
-                f"{place} has no column {missing[0]!r}; {nearest(missing[0], schema.names)}. "
-                "With allow_missing_columns=True its values would be None"
-            )
-        order = [name for name in schema.names if name in wanted] + missing
-        kinds = {field.name: field.type for field in schema}
-        return pa.schema([(name, self._kind(name, kinds.get(name, pa.null()))) for name in order])
-
-    def _kind(self, name: str, kind: pa.DataType) -> pa.DataType:
-        if name == self.key and pa.types.is_nested(kind):
-            raise ConfigError(
-                f"the keys in column {name!r} are {kind}, and must be texts or numbers: name another column "
-                "(index_col_name), or write them as text"
-            )
-        return kind if name != self.key or pa.types.is_large_string(kind) else pa.string()
 
 
 def build_index(
@@ -146,35 +87,32 @@ def build_index(
     """
     choice = Choice(
         key=index_col_name,
-        columns=_names("columns", columns),
-        keep=None if index_cols_to_keep is None else _names("index_cols_to_keep", index_cols_to_keep),
+        columns=names_of("columns", columns),
+        keep=None if index_cols_to_keep is None else names_of("index_cols_to_keep", index_cols_to_keep),
         sql_query=sql_query,
         max_size=max_size,
         allow_missing_columns=allow_missing_columns,
+        parts=parts_of(lazy_index_chunk_size, lazy_index_num_threads, lazy_index_prefetch_factor),
     )
-    if max_size is not None:
-        check_int("max_size", max_size, minimum=1)
+    return build_chosen(src, choice, Path(folder), storage_options, timeout_s)
+
+
+def build_chosen(
+    src: Any,
+    choice: Choice,
+    folder: Path,
+    storage_options: Mapping[str, Any] | None = None,
+    timeout_s: float = 3600.0,
+) -> Index:
+    """Make the index of a choice of a source, or find it; see `build_index`."""
     source = _opened(src, choice, storage_options)
     if choice.key == KEY:
         choice = replace(choice, key=_noted_key(source))
-    if lazy_index_chunk_size is None:
-        return _prepared(source, choice, Path(folder), timeout_s)
-    if sql_query is not None:
-        raise ConfigError("sql_query needs all rows, a lazy index reads them when they are needed: give one of both")
-    parts = Parts(
-        chunk_size=lazy_index_chunk_size,
-        num_threads=lazy_index_num_threads,
-        prefetch_factor=lazy_index_prefetch_factor,
-    )
-    plan, fingerprint = plan_lazily(source, choice.columns_of, parts, Path(folder), storage_options, timeout_s)
-    rows = LazyRows(plan if max_size is None else replace(plan, count=min(plan.count, max_size)))
+    if choice.parts is None:
+        return _prepared(source, choice, folder, timeout_s)
+    plan, fingerprint = plan_lazily(source, choice.columns_of, choice.parts, folder, storage_options, timeout_s)
+    rows = LazyRows(plan if choice.max_size is None else replace(plan, count=min(plan.count, choice.max_size)))
     return Index(rows, key=choice.key, base=source.base, fingerprint=digest(f"{fingerprint}{len(rows)}".encode()))
-
-
-def _names(argument: str, given: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ConfigError(f"{argument} must be a list of names of columns, got {given!r}: write [{given!r}]")
-    return tuple(given)
 
 
 def _opened(src: Any, choice: Choice, storage_options: Mapping[str, Any] | None) -> Source:

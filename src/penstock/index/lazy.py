@@ -50,6 +50,13 @@ class Parts:
         check_int("lazy_index_prefetch_factor", self.prefetch_factor, minimum=0)
 
 
+def parts_of(chunk_size: int | None, num_threads: int, prefetch_factor: int) -> Parts | None:
+    """Say how an index is read part by part; None, without a size of parts: it is not."""
+    if chunk_size is None:
+        return None
+    return Parts(chunk_size=chunk_size, num_threads=num_threads, prefetch_factor=prefetch_factor)
+
+
 def plan_lazily(
     source: Source,
     columns_of: Callable[[pa.Schema, str], pa.Schema],
