@@ -70,13 +70,19 @@ def compare_all(url: str, folder: Path, options: argparse.Namespace) -> None:
     names = [name for name in [*peers.BARE, *peers.EPOCHS] if name == "obstore, get" or name.startswith(chosen)]
     if "penstock, tars" in names:
         peers.index_tars(url, folder)
+    spent: dict[str, list[float]] = {name: [] for name in names}
     compare(
         f"{OBJECTS:,} samples of {BYTES:,} bytes behind {LATENCY_S * 1000:.0f} ms, cold",
-        {name: child("cold", name, url, folder) for name in names},
+        {name: child("cold", name, url, folder, spent=spent[name]) for name in names},
         reference="obstore, get",
         unit="samples/s",
         rounds=options.rounds,
     )
+    print("  processor time a sample, of the whole process, imports not counted")
+    for name, series in spent.items():
+        ratios = [bare / own for bare, own in zip(spent["obstore, get"], series, strict=True)]
+        middle, least, most = statistics.median(series), min(series), max(series)
+        print(f"  {name:<24} {statistics.median(ratios):.3f} ×  {middle:6.0f} µs   ({least:.0f} … {most:.0f})")
     trips = [child("first", "penstock", url, folder)() for _ in range(options.rounds)]
     middle, least, most = statistics.median(trips), min(trips), max(trips)
     print(f"\nfrom a loader to its first batch of {peers.BATCH}: {middle:.1f} round trips ({least:.1f} … {most:.1f})")
@@ -137,37 +143,47 @@ def ask(mode: str, name: str, url: str, folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def child(mode: str, name: str, url: str, folder: Path, *, keep: bool = False) -> Callable[[], float]:
-    """Give a function that runs something in a fresh process, in a folder of its own unless one is kept."""
+def child(
+    mode: str, name: str, url: str, folder: Path, *, keep: bool = False, spent: list[float] | None = None
+) -> Callable[[], float]:
+    """Give a function that runs something in a fresh process, in a folder of its own unless one is kept.
+
+    What it took of processor time, µs a sample, is added to `spent`.
+    """
     numbers = itertools.count()
 
     def run() -> float:
         place = folder if keep else folder / f"{name}-{mode}-{next(numbers)}"
         place.mkdir(exist_ok=True)
-        found = float(ask(mode, name, url, place))
+        found, cpu_us = ask(mode, name, url, place)
         if not keep:
             shutil.rmtree(place)
-        return found
+        if spent is not None:
+            spent.append(cpu_us)
+        return float(found)
 
     return run
 
 
-def cold(name: str, url: str, folder: Path) -> float:
-    """Read all samples; how many a second."""
-    if name in peers.BARE:
-        return peers.BARE[name](url, folder)
-    started = time.perf_counter()
-    return rate(peers.EPOCHS[name](url, folder), started)
+def cold(name: str, url: str, folder: Path) -> tuple[float, float]:
+    """Read all samples; how many a second, and µs of processor time for each."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    found = peers.BARE[name](url, folder) if name in peers.BARE else rate(peers.EPOCHS[name](url, folder), started)
+    return found, (time.process_time() - cpu_started) / OBJECTS * 1e6
 
 
-def first(name: str, url: str, folder: Path) -> float:
-    """Make a loader of an open dataset, with no connection and an empty cache, and take a batch; its round trips."""
+def first(name: str, url: str, folder: Path) -> tuple[float, float]:
+    """Make a loader of an open dataset, with no connection and an empty cache, and take a batch; its round trips.
+
+    Also µs of processor time for each of its samples.
+    """
     with peers.dataset(peers.table(url), folder / "cold") as samples:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         lengths = peers.epoch(samples)
         assert next(lengths) == BYTES
         # Before the loader is closed, which waits for threads that are waiting for later batches.
-        return (time.perf_counter() - started) / LATENCY_S
+        spent_s = time.process_time() - cpu_started
+        return (time.perf_counter() - started) / LATENCY_S, spent_s / peers.BATCH * 1e6
 
 
 def warm(name: str, url: str, folder: Path) -> dict[str, list[list[float]]]:

@@ -60,7 +60,8 @@ class Fetcher:
         Args:
             wanted: what to fetch.
             inbox: where given, the iterator is put there whenever something of it has arrived or it has ended, so
-                that one thread can serve many of them, by `take(0)`.
+                that one thread can serve many of them, by `take(0)`. Their data has the buffer protocol, and need not
+                be bytes.
 
         Returns:
             An iterator; closing it, or letting go of it, cancels what has not arrived.
@@ -81,7 +82,7 @@ class Fetcher:
             except StoreError as error:
                 early.append(Piece(number, 0, b"", True, 0, None, error))
         planned = trips(wanted, places)
-        delivery = Delivery(planned, self._max_bytes, self._max_requests)
+        delivery = Delivery(planned, self._max_bytes, self._max_requests, raw=inbox is not None)
         pieces = Pieces(delivery, len(wanted), early)
         if inbox is not None:
             delivery.queue = _Announcing(inbox, pieces)

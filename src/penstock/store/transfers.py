@@ -38,11 +38,13 @@ class Delivery:
         trips: what to fetch, most urgent first.
         max_bytes: bound on bytes in flight and not taken, in this process.
         max_requests: bound on this delivery's requests in flight.
+        raw: whether pieces may hold what the client gave, which has the buffer protocol, in place of a copy in bytes.
     """
 
-    def __init__(self, trips: list[Trip], max_bytes: int, max_requests: int) -> None:
+    def __init__(self, trips: list[Trip], max_bytes: int, max_requests: int, *, raw: bool = False) -> None:
         self.waiting = deque(trips)
         self.max_bytes, self.max_requests = max_bytes, max_requests
+        self.raw = raw
         self.under_way: dict[Trip, None] = {}
         """In the order they were begun."""
         self.arrived: list[Piece] = []
@@ -186,7 +188,8 @@ class Transfers:
         self._slots.give(quietly=True)
         error = _failure(future)
         if error is None and trip in delivery.under_way:
-            self._arrived(delivery, trip, future, future.result().to_bytes(), None)
+            data = future.result()
+            self._arrived(delivery, trip, future, data if delivery.raw else data.to_bytes(), None)
             return
         if trip in delivery.under_way and not _other(trip, future):
             failure = meaning(error) if isinstance(error, Exception) else StoreError(str(error))
