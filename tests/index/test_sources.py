@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import sqlite3
+import tarfile
 import threading
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pyarrow as pa
@@ -126,6 +128,31 @@ def test_thousands_of_files_are_sorted_by_key_and_an_index_follows_its_folder(tm
     assert len(built(data, tmp_path)) == 5001
     (data / "8" / "new.txt").write_text("longer than it was")
     assert rows(built(data, tmp_path))[-1]["txt__length"] == 18
+
+
+def mark(s3, *keys):
+    """Make empty objects whose keys end in a slash, as consoles do for a new folder."""
+    for key in keys:
+        with urlopen(Request(f"{s3.url}/{key}", b"", method="PUT")) as response:
+            assert response.status == 200
+
+
+def test_what_stands_for_a_folder_in_a_bucket_is_no_sample_and_no_archive(tmp_path, s3):
+    s3.create_bucket("marks")
+    store = open_store("s3://marks", **s3.options)
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        archive.add(make(tmp_path / "data", ["b.bin"]) / "b.bin", "b.bin")
+    files = {"set/v1.0/a.bin": b"a", "set/empty.bin": b"", "shards/0.tar": (tmp_path / "0.tar").read_bytes()}
+    for name, data in files.items():
+        store.put(name, data)
+    mark(s3, "marks/set/", "marks/set/v1.0/", "marks/shards/", "marks/nothing/")
+    options = {"storage_options": s3.options}
+    index = built("s3://marks/set", tmp_path, **options)
+    assert index.columns == ["index", "bin", "bin__length"]
+    assert [row["index"] for row in rows(index)] == ["empty", "v1.0/a"]
+    assert [row["index"] for row in rows(built("s3://marks/shards", tmp_path, **options))] == ["b"]
+    with pytest.raises(ObjectMissing, match="holds no files"):
+        built("s3://marks/nothing", tmp_path, **options)
 
 
 def test_objects_with_odd_names_are_what_they_are(s3, tmp_path):

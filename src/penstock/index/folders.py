@@ -75,6 +75,22 @@ class FolderSource:
         return self._table
 
 
+def without_markers(files: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    """Leave out what stands for folders: empty objects of their names, which tools make in stores that have none.
+
+    >>> [one.path for one in without_markers([ObjectInfo(path=name, size=0) for name in ("", "a", "a/b")])]
+    ['a/b']
+    """
+    empty = {info.path for info in files if not info.size}
+    folders = {""}
+    for info in files if empty - folders else ():
+        folder = info.path.rpartition("/")[0]
+        while folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return [info for info in files if info.path not in empty or info.path not in folders]
+
+
 def listing_digest(files: Sequence[ObjectInfo]) -> str:
     """Digest the names, sizes and etags of objects, in whatever order they were listed."""
     lines = [f"{info.path}\0{info.size}\0{info.etag or info.last_modified}\n" for info in files]

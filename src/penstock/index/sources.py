@@ -20,7 +20,7 @@ from penstock.errors import BadManifest, ConfigError, ObjectMissing
 from penstock.formats.remote_sources import find_remote, is_hub_dataset, remote_file
 from penstock.formats.sources import RECORD_KINDS, described, find_files, source_file
 from penstock.index.databases import is_database, open_database_file
-from penstock.index.folders import FolderSource
+from penstock.index.folders import FolderSource, without_markers
 from penstock.index.joined import JoinedSource
 from penstock.index.places import (
     AT_A_TIME,
@@ -145,7 +145,7 @@ class _Opener:
         """Open a folder: by its list, as archives if that is all there is, else as files that make samples."""
         base = lasting(src).rstrip("/") or "/"
         infos = sorted(open_store(base, **self.options).list(), key=lambda info: info.path)
-        visible = [info for info in infos if "/." not in f"/{info.path}"]
+        visible = without_markers([info for info in infos if "/." not in f"/{info.path}"])
         if not visible:
             # A store of objects has no empty folders.
             is_nothing = base.partition("://")[0].lower() in CLOUD and not infos
