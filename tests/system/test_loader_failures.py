@@ -133,6 +133,17 @@ class TestStuckSamples:
         assert ids(loader) == list(range(40))
         loader.close()
 
+    def test_samples_that_no_thread_was_free_for_are_told_apart(self):
+        release = threading.Event()
+        loader = StreamingDataLoader(
+            subjects.Waiting(40, at=3, event=release), 36, timeout=0.5, num_workers=1, worker_type="thread"
+        )
+        said = r"samples \[0, .*, 15\] of Waiting are still in fetch .*; no thread was free for samples \[16,"
+        with pytest.raises(LoaderTimeout, match=said), pytest.warns(RuntimeWarning, match="stuck"):
+            next(iter(loader))
+        release.set()
+        loader.close()
+
     def test_close_does_not_wait_for_a_stuck_thread(self):
         release = threading.Event()
         dataset = subjects.Waiting(40, at=4, event=release)

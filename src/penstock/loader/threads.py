@@ -40,6 +40,8 @@ class _Job:
     errors: dict[int, BaseException] = field(default_factory=dict)
     """By part: whichever failed first in time, the trainer sees the one that comes first in the batch."""
     dropped: bool = False
+    begun: set[int] = field(default_factory=set)
+    """Parts that a thread has taken up."""
 
 
 class ThreadLane:
@@ -131,12 +133,15 @@ class ThreadLane:
     def _lateness(self, job: _Job, timeout: float) -> str:
         """Say which samples a batch still waits for."""
         late = [j for j, part in enumerate(job.parts) if part is None]
-        ids = [id_ for j in late for id_ in job.ticket.ids[j * job.size : (j + 1) * job.size].tolist()]
+        begun, waiting = ([j for j in late if (j in job.begun) is has_begun] for has_begun in (True, False))
         name = type(self._recipe.dataset).__name__
-        where = (
-            f"samples {ids} of {name} are still in fetch or transform" if ids else f"{name}'s batch is still in collate"
-        )
-        return f"no batch after {timeout:g} s: {where}, in a thread. Raise timeout=, or find what they wait for"
+        where = []
+        if begun:
+            where.append(f"samples {_ids_of(job, begun)} of {name} are still in fetch or transform, in a thread")
+        if waiting:
+            where.append(f"no thread was free for samples {_ids_of(job, waiting)} of {name}")
+        said = "; ".join(where) or f"{name}'s batch is still in collate, in a thread"
+        return f"no batch after {timeout:g} s: {said}. Raise timeout=, or find what they wait for"
 
     def _work(self) -> None:
         """Take parts from the queue until told to end."""
@@ -149,6 +154,7 @@ class ThreadLane:
     def _make(self, job: _Job, part: int) -> None:
         """Make one part, and the batch if it was the last one missing."""
         ticket, start = job.ticket, self._turns.begin()
+        job.begun.add(part)
         try:
             if not any(failed < part for failed in tuple(job.errors)):
                 mine = slice(part * job.size, (part + 1) * job.size)
@@ -177,6 +183,10 @@ class ThreadLane:
         except BaseException as error:  # noqa: BLE001 - as above
             job.errors[len(job.parts)] = error
         job.done.set()
+
+
+def _ids_of(job: _Job, parts: list[int]) -> list[int]:
+    return [id_ for j in parts for id_ in job.ticket.ids[j * job.size : (j + 1) * job.size].tolist()]
 
 
 def _keep_what_is_freed() -> None:
