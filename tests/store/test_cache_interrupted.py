@@ -12,6 +12,7 @@ import pytest
 
 from penstock.node import database
 from penstock.store.cache import open_cache
+from penstock.store.cache_names import key_of
 from penstock.store.wanted import Wanted
 
 SIZE = 10_000
@@ -105,3 +106,12 @@ def test_a_path_has_its_pin_wherever_ctrl_c_came_before_it_was_given(urls, tmp_p
         assert cache.stats().pinned >= 2
         cache.clear()
         assert [Path(file).read_bytes()[0] for file in files] == [0, 1]
+
+
+def test_a_claim_of_which_this_process_knows_nothing_any_more_is_freed_by_who_waits_for_it(urls, tmp_path):
+    with open_cache(tmp_path, None) as cache:
+        (one,) = wanted(urls, 1)
+        # As interrupts one after the other may leave it.
+        cache._shelf.claim([(key_of(one, cache._server), ".bin", one)], [])
+        (file,) = cache.acquire([one], 10)
+        assert Path(file).read_bytes() == bytes([1]) * SIZE

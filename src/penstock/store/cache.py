@@ -100,7 +100,7 @@ class Cache:
         # Threads that rest keep no cache from being collected.
         landed = weakref.WeakMethod(self._land)
         self._downloads = Downloads(self._shelf, self._fetcher, landed)
-        self._finder = Finder(self._shelf, self._pins, self._downloads, self._server, landed)
+        self._finder = Finder(self._shelf, self._pins, self._downloads, self._server, landed, self._flights.claims)
         self._reset()
         care.remove_stale(self._shelf)
         self._shelf.room.keep_limit()
@@ -112,6 +112,8 @@ class Cache:
         self._lock = threading.Lock()
         self._keeper: threading.Thread | None = None
         self._wake: SimpleQueue[None] = SimpleQueue()
+        self._given_up: list[list[Flight]] = []
+        """Flights that an interrupt kept from being seen to."""
 
     def __repr__(self) -> str:
         return f"Cache({str(self.folder)!r}, limit={self.limit})"
@@ -137,10 +139,11 @@ class Cache:
         fresh: list[Flight] = []
         try:
             self._flights.hold(wanted, fresh)
-            if fresh and self._finder.look(fresh):
-                self._keep_house()
+            self._look(fresh)
         except BaseException:
-            self._abandon(fresh)
+            # Without a call, so that it is noted however many interrupts come.
+            self._given_up += (fresh,)
+            self._wake.put(None)
             raise
 
     def acquire(self, wanted: Sequence[Wanted], timeout_s: float = TIMEOUT_S) -> list[CachedFile | StoreError]:
@@ -185,24 +188,31 @@ class Cache:
         flights: list[Flight] = []
         fresh: list[Flight] = []
         try:
-            self._flights.join(wanted, flights, fresh)
-            if fresh and self._finder.look(fresh):
-                self._keep_house()
+            try:
+                self._flights.join(wanted, flights, fresh)
+                self._look(fresh)
+            except BaseException:
+                # As above.
+                self._given_up += (fresh,)
+                self._wake.put(None)
+                raise
             self._flights.wait(flights, timeout_s)
-        except BaseException:
-            self._abandon(fresh)
-            raise
         finally:
             files = self._flights.hand_out(flights)
         if None not in files:
             return files  # type: ignore[return-value]
         return [file or self._failure(flight, timeout_s) for flight, file in zip(flights, files, strict=True)]
 
-    def _abandon(self, flights: list[Flight]) -> None:
-        """Give up flights that an interrupt kept from being seen to; the keeper records that, for others."""
-        self._finder.abandon(flights)
-        self._keep_house()
-        self._wake.put(None)
+    def _look(self, fresh: list[Flight]) -> None:
+        """See to flights that begin, and that somebody sees to those that an interrupt kept from that."""
+        if (fresh and self._finder.look(fresh)) or self._given_up:
+            self._keep_house()
+
+    def _abandon(self) -> None:
+        """Give up the flights that an interrupt kept from being seen to, on a thread that has no interrupts."""
+        while self._given_up:
+            self._finder.abandon(self._given_up[0])
+            del self._given_up[0]
 
     def _failure(self, flight: Flight, timeout_s: float) -> StoreError:
         if flight.error is None:
@@ -259,6 +269,7 @@ class Cache:
         self._wake.put(None)
         _open_caches.discard(self)
         try:
+            self._abandon()
             _let_go(self._parts, keeper)
         except StoreError as error:
             # What this process has read is right all the same: only what others would find here is less.
@@ -295,6 +306,7 @@ class Cache:
     def _tend(self) -> float:
         """Record what has gathered, look after what others fetch; give the seconds until that is worth doing again."""
         try:
+            self._abandon()
             self._pins.beat()
             self._finder.ask_others()
             self._pins.promise(self.limit)

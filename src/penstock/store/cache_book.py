@@ -57,7 +57,8 @@ class Book:
         self._written: list[Written] = []
         self._freed: list[int] = []
         self._spared: list[Row] = []
-        self._unclaimed: list[Claimed] = []
+        self.unclaimed: list[Claimed] = []
+        """Entries that may have been claimed, to be used again with the next change."""
         self.hits = self.misses = self.evictions = 0
         """Since they were last added to the totals."""
 
@@ -76,7 +77,7 @@ class Book:
         """Change rows, together with all changes that have gathered."""
         with self._turn:
             written, freed = self._written[:], self._freed[:]
-            spared, unclaimed = self._spared[:], self._unclaimed[:]
+            spared, unclaimed = self._spared[:], self.unclaimed[:]
             ends = len(written), len(freed), len(spared), len(unclaimed)
             counts = self.hits, self.misses, self.evictions
             # From here on rows count these bytes; nobody else looks before the transaction ends.
@@ -103,7 +104,7 @@ class Book:
                         self._written[: ends[0]],
                         self._freed[: ends[1]],
                         self._spared[: ends[2]],
-                        self._unclaimed[: ends[3]],
+                        self.unclaimed[: ends[3]],
                     )
                     self._recorded(written, spared, counts)
 
@@ -129,7 +130,7 @@ class Book:
     @property
     def has_news(self) -> bool:
         """Whether changes have gathered that others wait for."""
-        return bool(self._written or self._freed or self._spared or self._unclaimed)
+        return bool(self._written or self._freed or self._spared or self.unclaimed)
 
     def flush(self) -> None:
         """Record all changes that have gathered."""
@@ -143,10 +144,6 @@ class Book:
     def freed(self, ids: Sequence[int]) -> None:
         """Let entries without a file be used again, with the next change."""
         self._freed.extend(ids)
-
-    def unclaimed(self, entries: Sequence[Claimed]) -> None:
-        """Let entries be used again that may have been claimed, with the next change."""
-        self._unclaimed.extend(entries)
 
     def spared(self, row: Row) -> None:
         """Let a doomed entry stay, with the next change."""

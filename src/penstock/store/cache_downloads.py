@@ -163,8 +163,18 @@ class Downloads:
             begun = {flight for batch in self._batches.values() for flight in batch.flights}
         return [flight for flight in flights if flight not in begun]
 
+    def claims(self) -> set[int]:
+        """Give the entries that are being filled."""
+        with self._lock:
+            flights = [flight for batch in self._batches.values() for flight in batch.flights]
+        return {one.claimed.id for one in flights if (one.claimed is not None and not one.landed)}
+
     def _write(self) -> None:
         """The thread: write what arrives until nothing more is to come for a while."""
+        with self._lock:
+            if self._writer is not threading.current_thread():
+                # An interrupt kept its beginning from being noted, and another was begun.
+                return
         while True:
             try:
                 pieces = self._inbox.get(timeout=IDLE_S)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from itertools import repeat
 
 from penstock.errors import ObjectMissing, StoreError
 from penstock.store.cache_downloads import Downloads, Landed
-from penstock.store.cache_flights import Dropped, Flight
+from penstock.store.cache_flights import Dropped, Flight, forget_claim
 from penstock.store.cache_names import key_of, local_path, suffix_of
 from penstock.store.cache_pins import Pins, spot_of
 from penstock.store.cache_rows import Claimed, Row
@@ -26,6 +28,7 @@ class Finder:
         downloads: who fetches what is nowhere.
         server: which servers URLs mean, see `cache_names.server_of`.
         landed: gives who is told which flights have landed.
+        claims: gives the entries that flights of this process are to fill.
     """
 
     def __init__(
@@ -35,8 +38,10 @@ class Finder:
         downloads: Downloads,
         server: str,
         landed: Landed,
+        claims: Callable[[], set[int]],
     ) -> None:
         self._shelf, self._pins, self._downloads, self._server, self._landed = shelf, pins, downloads, server, landed
+        self._claims = claims
         self.reset()
 
     def reset(self) -> None:
@@ -167,6 +172,8 @@ class Finder:
     def _claimed(self, misses: list[Flight]) -> list[Row | Claimed | None]:
         """Claim what nobody else does, for flights to fill."""
         mine: list[Claimed] = []
+        undo, undone = map(forget_claim, misses, repeat(None)), list[None]()
+        unclaimed = self._shelf.book.unclaimed
         # What is claimed and let go of again is not claimed by another thread in between.
         with self._claiming:
             try:
@@ -175,9 +182,9 @@ class Finder:
                     if isinstance(entry, Claimed):
                         flight.id, flight.claimed = entry.id, entry
             except BaseException:
-                for flight in misses:
-                    flight.claimed = None
-                self._shelf.unclaim(mine)
+                # Without a call, so that a second Ctrl-C comes before all of this or after it.
+                undone += undo
+                unclaimed += mine
                 raise
         return entries
 
@@ -205,6 +212,13 @@ class Finder:
 
     def _ask(self, foreign: list[Flight]) -> list[Flight]:
         found = self._shelf.find([flight.key for flight in foreign])
+        if own := {row.key: row.id for row in found.values() if row.holder == self._pins.name}:
+            # Of what several interrupts left nobody here knows; what is claimed just now waits for its turn.
+            with self._claiming:
+                alive = self._claims() | self._downloads.claims()
+                if not alive.issuperset(own.values()):
+                    self._shelf.free_lost(list(own), alive)
+            found = self._shelf.find([flight.key for flight in foreign])
         moved: list[Flight] = []
         still: list[Flight] = []
         for flight in foreign:

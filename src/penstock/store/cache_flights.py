@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -76,6 +76,10 @@ class Flight:
     def needed(self) -> bool:
         """Whether anybody still wants it."""
         return self.holds > 0 or self.users > 0
+
+
+forget_claim: Callable[[Flight, None], None] = Flight.__dict__["claimed"].__set__
+"""Takes a claim from a flight, within which no interrupt comes."""
 
 
 class Waiter:
@@ -172,6 +176,10 @@ class Flights:
         rested: dict[Flight, None] = {}
         for one in wanted:
             flight = known.get(one)
+            if flight is not None and type(flight.error) is Dropped:
+                # Given up, and not ended: whoever was interrupted once more may have it in use for ever.
+                self._end(flight)
+                flight = None
             if flight is None:
                 flight = Flight(one)
                 # First: one that is known and not in here would be begun by nobody.
@@ -262,7 +270,7 @@ class Flights:
         if spot >= 0:
             file._pins = self._pins
         if generation < 0:
-            self._known.pop(flight.wanted, None)
+            self._drop(flight)
 
     def _share(self, files: list[CachedFile]) -> None:
         """Give paths pins of their own."""
@@ -282,9 +290,16 @@ class Flights:
         if flight.path is not None:
             flight.generation, flight.resting = self._generation_of(flight), True
         if flight.path is None or flight.generation < 0:
-            self._known.pop(flight.wanted, None)
+            self._drop(flight)
         if flight.spot >= 0:
-            self._pins.drop([flight.spot])
+            # Once, whoever else has it in use; what failed has no path that would need it.
+            spot, flight.spot = flight.spot, flight.spot if flight.path is not None else -1
+            self._pins.drop([spot])
+
+    def _drop(self, flight: Flight) -> None:
+        """Know a flight no longer, unless another has taken its place."""
+        if self._known.get(flight.wanted) is flight:
+            del self._known[flight.wanted]
 
     def land(self, flights: Sequence[Flight]) -> None:
         """Tell who waits that flights have landed."""
@@ -318,6 +333,11 @@ class Flights:
                 flight = self._known.get(one)
                 if flight is not None and flight.resting:
                     del self._known[one]
+
+    def claims(self) -> set[int]:
+        """Give the entries that flights are to fill."""
+        with self._lock:
+            return {one.claimed.id for one in self._known.values() if one.claimed is not None and not one.landed}
 
     def let_go(self) -> None:
         """Unpin what the flights of the parent hold, in a forked child, which has copies of their pins."""

@@ -115,9 +115,17 @@ class Shelf:
         # Of two versions of one object the first is fetched; who wants the other waits, and then replaces it.
         return [mine.pop(key) if key in mine else self._ready(known.get(key), want) for key, _, want in wanted]
 
-    def unclaim(self, entries: Sequence[Claimed]) -> None:
-        """Let go of entries of a claim that went wrong, recorded or not, with the next change."""
-        self.book.unclaimed(entries)
+    def free_lost(self, keys: Sequence[bytes], alive: set[int]) -> None:
+        """Let this holder's claims be used again, except those that it is to fill.
+
+        Args:
+            keys: of what.
+            alive: entries that this process knows that it is to fill.
+        """
+        name = self._pins.name
+        with self.book.changing() as db:
+            found = [row for row in rows.find(db, keys).values() if row.holder == name and row.id not in alive]
+            rows.unclaim(db, [Claimed(row.id, row.key, row.suffix) for row in found], name)
 
     def _ready(self, row: Row | None, wanted: Wanted) -> Row | None:
         return row if row is not None and self.serves(row, wanted) else None

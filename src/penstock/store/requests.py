@@ -213,12 +213,14 @@ class _Loop:
             return self._loop
 
     def _start(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_run, args=[self._loop], name="penstock-requests", daemon=True)
-        self._thread.start()
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=_run, args=[loop], name="penstock-requests", daemon=True)
         atexit.register(self.stop)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
+        thread.start()
+        # Last, and without a call: a loop that an interrupt kept from being run would answer nobody for ever.
+        self._thread, self._loop = thread, loop
 
     def _after_fork(self) -> None:
         self._forked = True
