@@ -89,8 +89,13 @@ class Database:
                 complete = True
                 connection.execute("COMMIT")
                 self.committed = True
-            except BaseException as error:
-                self.committed = complete and not (connection.in_transaction or isinstance(error, sqlite3.Error))
+            except sqlite3.Error:
+                self.committed = False
+                _end_left_over(connection)
+                raise
+            except BaseException:
+                # Without a call, so that a second interrupt comes before this or after it.
+                self.committed = complete and not connection.in_transaction
                 _end_left_over(connection)
                 raise
 
