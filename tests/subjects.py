@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -244,6 +245,21 @@ class Waiting(Fetching):
     def fetch(self, ids: np.ndarray):
         if self.at in ids.tolist():
             self.event.wait()
+        return super().fetch(ids)
+
+
+class Helped(Fetching):
+    """Reading some samples waits until a later one is read."""
+
+    def __init__(self, size: int, *, waiting: tuple[int, ...], helper: int) -> None:
+        super().__init__(size, arrays=False)
+        self.waiting, self.helper, self.event = waiting, helper, threading.Event()
+
+    def fetch(self, ids: np.ndarray):
+        if self.helper in ids.tolist():
+            self.event.set()
+        elif not set(self.waiting).isdisjoint(ids.tolist()):
+            assert self.event.wait(60)
         return super().fetch(ids)
 
 

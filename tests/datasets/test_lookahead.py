@@ -59,6 +59,12 @@ def test_until_something_has_landed_little_more_than_a_first_batch_is_begun():
     assert held.count == 300 - 64
 
 
+def test_hints_that_nobody_reads_in_turn_are_begun_at_once():
+    held = Held(None, landed=False)
+    held.ahead.add([((0, id_), id_, [wanted(id_)]) for id_ in range(300)], in_turn=False)
+    assert held.count == 300
+
+
 def test_no_more_is_begun_than_a_part_of_the_limit_and_the_rest_follows():
     held = Held(40_000)
     held.hint(range(100))

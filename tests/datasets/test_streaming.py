@@ -300,6 +300,30 @@ def test_closing_leaves_nothing_behind_and_is_not_the_end(dataset):
     assert before.leftovers() == []
 
 
+def test_closing_it_under_a_loader_at_work_loses_no_sample(site, tmp_path):
+    site.fault(path="images/", delay_s=0.01, times=1000)
+    options = {**IMAGE, "on_error": "skip", "num_downloading_workers": 4}
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path / "dst", **options) as dataset:
+        with StreamingDataLoader(dataset, 4, collate_fn=list) as loader:
+            keys = []
+            for number, batch in enumerate(loader):
+                keys += [sample["__sample_key__"] for sample in batch]
+                if number % 3 == 1:
+                    dataset.close()
+        assert keys == [key(number) for number in range(COUNT)]
+        assert loader.stats.skipped == {}
+
+
+def test_hints_without_an_order_are_all_followed(site, tmp_path):
+    with StreamingDataset(f"{site.url}/samples.csv", tmp_path / "dst", **IMAGE, cache_limit=None) as dataset:
+        dataset.prefetch(np.arange(COUNT))
+        wanted = {row["image"] for row in rows() if row["image"]}
+        deadline = time.monotonic() + 20
+        while dataset.cache.stats().files < len(wanted) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert dataset.cache.stats().files == len(wanted)
+
+
 def test_closing_takes_no_longer_with_a_server_that_is_silent(site, tmp_path):
     site.fault(path="images/", stall=5, times=1000)
     dataset = StreamingDataset(f"{site.url}/samples.csv", tmp_path, **IMAGE)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock.loader.turns import HELPED, KEPT, PATIENCE_S, SURE, TRIAL, Turns
+from penstock.loader.turns import KEPT, PATIENCE_S, SURE, TRIAL, Turns
 
 Work = Callable[[], object]
 
@@ -92,15 +92,28 @@ def test_dear_work_is_done_by_all_once_that_is_sure(clocks) -> None:
     assert clocks.parts(3000, cost_s=DEAR) == 0
 
 
-def test_one_dear_part_among_others_changes_nothing(clocks) -> None:
-    assert all(clocks.part(cost_s=DEAR) and clocks.part(cost_s=CHEAP) for _ in range(50))
+def test_one_dear_part_at_the_beginning_changes_nothing(clocks) -> None:
+    clocks.part(cost_s=DEAR)
+    assert clocks.parts(40, cost_s=CHEAP) == 40
 
 
-def test_work_that_waits_is_done_by_all_from_the_first_part_on_until_it_waits_no_more(clocks) -> None:
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_dear_parts_between_trivial_ones_are_done_by_all(clocks, others) -> None:
+    alone = sum(clocks.part(cost_s=DEAR) + clocks.parts(others) for _ in range(400))
+    assert alone < 0.15 * 400 * (1 + others)
+
+
+def test_work_that_waits_is_done_by_all_from_the_first_part_on_but_for_a_trial_now_and_then(clocks) -> None:
     clocks.parts(10, cost_s=CHEAP)
-    assert clocks.parts(3000, cost_s=CHEAP, wait_s=0.003) == 0
-    assert clocks.parts(HELPED, cost_s=CHEAP) == 1
-    assert clocks.part(cost_s=CHEAP)
+    assert clocks.parts(3000, cost_s=CHEAP, wait_s=0.003) < 60
+    clocks.parts(KEPT, cost_s=CHEAP)
+    assert clocks.part(cost_s=CHEAP), "it waits no more"
+
+
+def test_cheap_work_that_waits_now_and_then_is_done_by_all(clocks) -> None:
+    rounds = 200
+    alone = sum(clocks.part(cost_s=CHEAP, wait_s=0.005) + clocks.parts(7, cost_s=CHEAP) for _ in range(rounds))
+    assert alone < rounds
 
 
 def test_where_threads_gain_all_work(clocks) -> None:
@@ -128,7 +141,7 @@ def test_all_that_is_put_is_done_once_however_often_the_way_changes(clocks, crew
         if number % 50 == 0:
             clocks.part(wait_s=0.003)
         elif number % 3 == 0:
-            clocks.parts(HELPED)
+            clocks.parts(KEPT)
     deadline = time.monotonic() + 10
     while len(done) < 2000 and time.monotonic() < deadline:
         time.sleep(0.001)

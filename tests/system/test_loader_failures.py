@@ -133,6 +133,12 @@ class TestStuckSamples:
         assert ids(loader) == list(range(40))
         loader.close()
 
+    @pytest.mark.parametrize(("waiting", "helper"), [((0, 5), 7), ((3, 8), 10), ((100, 105), 107)])
+    def test_several_that_wait_for_a_later_one_do_not_stop_a_lane_whose_work_is_cheap(self, waiting, helper):
+        dataset = subjects.Helped(200, waiting=waiting, helper=helper)
+        with StreamingDataLoader(dataset, 1, num_workers=4, worker_type="thread", prefetch=16, timeout=20) as loader:
+            assert ids(loader) == list(range(200))
+
     def test_samples_that_no_thread_was_free_for_are_told_apart(self):
         release = threading.Event()
         loader = StreamingDataLoader(

@@ -80,8 +80,14 @@ class Lookahead:
         with self._lock:
             return [at not in self._hinted and self._taken.get(at, NEVER) < late for at in places]
 
-    def add(self, hints: Iterable[tuple[At, Any, Sequence[Wanted]]]) -> None:
-        """Take hints: where, what is known of the sample, and which objects it needs."""
+    def add(self, hints: Iterable[tuple[At, Any, Sequence[Wanted]]], *, in_turn: bool = True) -> None:
+        """Take hints.
+
+        Args:
+            hints: where, what is known of the sample, and which objects it needs.
+            in_turn: whether they will be fetched in this order, so that the first are wanted before all others.
+        """
+        self._has_landed = self._has_landed or not in_turn
         late = time.monotonic() - LATE_S
         with self._lock:
             for at, plan, wanted in hints:

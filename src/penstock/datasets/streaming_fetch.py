@@ -28,6 +28,7 @@ from penstock.datasets.streaming_options import DATA_TYPE, SAMPLE_KEY
 from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
 from penstock.index.table import Index
 from penstock.store.cache import Cache
+from penstock.store.cache_pins import CachedFile
 from penstock.store.cache_sharing import SharedCache
 from penstock.store.urls import redact
 from penstock.store.wanted import Wanted
@@ -150,7 +151,7 @@ class SampleFetcher:
         if not self._names:
             return [plan.sample if type(plan) is _Planned else plan for plan in plans]
         wanted = [one for plan in plans for one in _wanted(plan)]
-        files = self.cache.acquire(wanted, FETCH_WITHIN_S) if wanted else []
+        files = self._acquired(wanted) if wanted else []
         if files:
             self._lookahead.go_on(None if self._settings.limit is None else _size_of(files[0]), landed=True)
         arrived = iter(files)
@@ -160,6 +161,19 @@ class SampleFetcher:
         ]
         self._note(samples, plans, places)
         return Leased.of(samples, files) if files else samples
+
+    def _acquired(self, wanted: Sequence[Wanted]) -> list[CachedFile | StoreError]:
+        """Have files fetched, by a cache opened anew should somebody close it meanwhile: no sample is lost for that."""
+        while True:
+            cache = self.cache
+            try:
+                files = cache.acquire(wanted, FETCH_WITHIN_S)
+            except StoreError:
+                if not cache.closed:
+                    raise
+                continue
+            if not (cache.closed and any(isinstance(file, StoreError) for file in files)):
+                return files
 
     def _again(self, ids: np.ndarray, places: Sequence[At]) -> list[Any] | None:
         """Give samples that were given before and whose files are all still there; else None."""
@@ -198,7 +212,7 @@ class SampleFetcher:
         for j, row in zip(new, self._index.rows(ids[new]), strict=True):
             plan = self._plan(row, *places[j])
             hints.append((places[j], plan, _wanted(plan)))
-        self._lookahead.add(hints)
+        self._lookahead.add(hints, in_turn=epochs is not None)
 
     def _there(self, ids: np.ndarray) -> set[int]:
         """Tell which of the samples, by their place in ids, are in the cache as they were when they were given."""

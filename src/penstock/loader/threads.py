@@ -23,6 +23,8 @@ from penstock.plan.plan import Share
 
 PART_SIZE = 16
 CLOSE_WITHIN_S = 0.8
+LONGEST_PATIENCE_S = 0.1
+"""How often it is looked at the most whether a lane is stuck that a batch is waited for, for long."""
 KEPT_BYTES = 16 << 20
 """Twice as much freed memory a thread is let keep for its next batches, see `_keep_what_is_freed`."""
 
@@ -94,12 +96,14 @@ class ThreadLane:
 
     def _is_done(self, job: _Job, timeout: float) -> bool:
         """Wait for a job; tell whether it was done in time."""
-        if self._turns.alone and timeout > PATIENCE_S:
-            if job.done.wait(PATIENCE_S):
-                return True
+        deadline, patience_s = time.monotonic() + timeout, PATIENCE_S
+        while not job.done.wait(min(patience_s, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return False
+            # Each time anew: one that works alone may be stuck, and so may the next one.
             self._turns.hurry()
-            timeout -= PATIENCE_S
-        return job.done.wait(timeout)
+            patience_s = min(2 * patience_s, LONGEST_PATIENCE_S)
+        return True
 
     def discard(self) -> None:
         """Forget all tickets; parts that have not begun never will."""
@@ -165,7 +169,7 @@ class ThreadLane:
             if not job.dropped:
                 job.errors[part] = error
         finally:
-            self._turns.end(start, min(job.size, len(ticket.ids)))
+            self._turns.end(start, min(job.size, len(ticket.ids) - part * job.size))
         with self._lock:
             job.missing -= 1
             last = job.missing == 0

@@ -30,17 +30,15 @@ NOTHING_S = 10e-6
 """A task that takes less is no sign of anything."""
 PATIENCE_S = 0.01
 """How long one that works alone may take for a task."""
-SURE = 4
-"""Tasks in a row that must be dear: the first ones find nothing in the processor's caches."""
-HELPED = 4
-"""Tasks that all threads work on where one seemed stuck, but for those that wait or are dear."""
+SURE = 16
+"""Tasks from which the mean cost is believed: the first ones find nothing in the processor's caches."""
 TRIAL = 16
 """Tasks from which it is learned how long a sample takes in one way of working; a quarter do where that is plain."""
 KEPT, KEPT_LONGEST = 64, 1024
-"""Tasks until the other way is tried again: first, and where it has turned out slower each time."""
+"""Tasks until the other way is tried again: first, or after a wait, and where it has turned out slower each time."""
 GAIN, LOSS = 0.8, 1.5
 """The other way must take less than so much of the time of this one; with more than that it is plainly slower."""
-FADES = 0.9
+FADES = 0.97
 """What a task weighs beside the next one, where it is told how long samples take."""
 
 Start = tuple[float, float]
@@ -72,8 +70,8 @@ class Turns(Generic[T]):
         self._rival_s: float | None = None
         """What a sample took in the other way, while this one is on trial."""
         self._left = self._kept = KEPT
-        self._dear = 0
-        """Tasks in a row that were."""
+        self._changed_s = 0.0
+        """Since when it is done in this way."""
 
     @property
     def alone(self) -> bool:
@@ -126,23 +124,18 @@ class Turns(Generic[T]):
         cpu_s, now = self._own_clock() - cpu_began_s, self._clock()
         took_s, count = now - began_s, max(1, count)
         with self._lock:
-            side_by_side = self._pace.end(now, count)
-            if self._alone:
-                self._dear = self._dear + 1 if cpu_s > DEAR_S * count else 0
-                if side_by_side > 1:
-                    # Others are still at what they began before, and in its way.
-                    return
-                if self._dear >= SURE:
-                    self._let_all(self._longer())
-                elif self._dear:
-                    return
-                elif took_s > max(WAITS * cpu_s, NOTHING_S):
-                    self._let_all()
-                elif cpu_s > CHEAP_S * count:
+            side_by_side = self._pace.end(now, count, cpu_s)
+            if began_s < self._changed_s:
+                return
+            cost_s = self._pace.cost_s
+            if not self._alone:
+                if self._rival_s is not None or cost_s < CONTENDED * DEAR_S:
                     self._count_down()
-            elif self._rival_s is not None or (
-                cpu_s < CONTENDED * DEAR_S * count and took_s <= max(WAITS * side_by_side * cpu_s, NOTHING_S)
-            ):
+            elif cost_s > DEAR_S and self._pace.tasks >= SURE:
+                self._let_all(self._longer())
+            elif took_s > max(WAITS * side_by_side * cpu_s, NOTHING_S):
+                self._let_all()
+            elif cost_s > CHEAP_S:
                 self._count_down()
 
     def hurry(self) -> None:
@@ -183,15 +176,16 @@ class Turns(Generic[T]):
             self._alone, self._leader = True, None
             self._begin_anew(tasks, rival_s)
 
-    def _let_all(self, tasks: int = HELPED, rival_s: float | None = None) -> None:
-        """Have all threads work, for so many tasks at least; what waits or is dear does not count as one."""
-        self._alone, self._leader, self._dear = False, None, 0
+    def _let_all(self, tasks: int = KEPT, rival_s: float | None = None) -> None:
+        """Have all threads work, for so many tasks at least; while they are dear they do not count."""
+        self._alone, self._leader = False, None
         self._begin_anew(tasks, rival_s)
         for _ in range(min(len(self._tasks), self._asleep)):
             self._wake()
 
     def _begin_anew(self, tasks: int, rival_s: float | None) -> None:
         self._left, self._rival_s, self._pace = tasks, rival_s, self._pace.fresh()
+        self._changed_s = self._clock()
 
     def _wake(self) -> None:
         self._asleep -= 1
@@ -199,13 +193,14 @@ class Turns(Generic[T]):
 
 
 class _Pace:
-    """How long samples take while anybody works on any: those of late more than those of before."""
+    """How long samples take while anybody works on any, and what each costs; those of late weigh more."""
 
-    __slots__ = ("_active", "_busy_s", "_counted", "_since_s")
+    __slots__ = ("_active", "_busy_s", "_counted", "_since_s", "_spent_s", "tasks")
 
     def __init__(self, active: int = 0, since_s: float = 0.0) -> None:
         self._active, self._since_s = active, since_s
-        self._busy_s, self._counted = 0.0, 0.0
+        self._busy_s = self._spent_s = self._counted = 0.0
+        self.tasks = 0
 
     def begin(self, now: float) -> None:
         """One more works from now on."""
@@ -213,19 +208,26 @@ class _Pace:
             self._since_s = now
         self._active += 1
 
-    def end(self, now: float, count: int) -> int:
+    def end(self, now: float, count: int, cpu_s: float) -> int:
         """One has made so many samples; tells how many were at work."""
         active = self._active
         self._busy_s = self._busy_s * FADES + now - self._since_s
-        self._since_s = now
+        self._spent_s = self._spent_s * FADES + cpu_s
         self._counted = self._counted * FADES + count
+        self._since_s = now
         self._active -= 1
+        self.tasks += 1
         return active
 
     @property
     def sample_s(self) -> float:
-        """Seconds of a sample."""
+        """Seconds that pass for a sample."""
         return self._busy_s / self._counted
+
+    @property
+    def cost_s(self) -> float:
+        """Processor time of a sample, in whatever thread."""
+        return self._spent_s / self._counted
 
     def fresh(self) -> _Pace:
         """Begin anew, while those who work do."""

@@ -78,7 +78,8 @@ class Presence:
     def forget(self, name: str) -> None:
         """Remove the file of a holder that is gone, once nothing of it is left."""
         with suppress(OSError):
-            os.unlink(self._folder / name)
+            # Not by way of pathlib, which is gone before us when the interpreter ends.
+            os.unlink(f"{self._folder}/{name}")
 
     def close(self) -> None:
         """Let the holders of this process be gone."""
