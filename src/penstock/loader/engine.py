@@ -118,6 +118,7 @@ class LaneEngine:
             del made
             yield delivery
             del delivery
+        self._lane.settle()
 
     def close(self) -> None:
         """End the lane, and let go of it: the coming tickets hold this engine, and so the memory of its lane."""

@@ -113,10 +113,7 @@ class ProcessLane:
     def result(self, ticket: Ticket, timeout: float) -> Made:
         """Wait for a ticket, reading whatever the workers send meanwhile."""
         deadline = time.monotonic() + timeout
-        for worker in self._workers:
-            if worker.over and not worker.tickets:
-                # It is given nothing more, with which it could be told.
-                self._send(worker, HINT, [])
+        self.settle()
         try:
             while ticket.number not in self._done:
                 # No longer at a time than it may take to notice that another thread has closed the lane.
@@ -135,6 +132,12 @@ class ProcessLane:
         if isinstance(made, BaseException):
             raise made
         return made
+
+    def settle(self) -> None:
+        """Tell workers which batches are over that are given nothing more, with which they could be told."""
+        for worker in self._workers:
+            if worker.over and not worker.tickets:
+                self._send(worker, HINT, [])
 
     def discard(self) -> None:
         """Forget all tickets; results still to come are dropped when they arrive."""

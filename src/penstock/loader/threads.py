@@ -94,6 +94,9 @@ class ThreadLane:
         assert made is not None
         return made
 
+    def settle(self) -> None:
+        """Threads keep nothing for the trainer: batches do so themselves."""
+
     def _is_done(self, job: _Job, timeout: float) -> bool:
         """Wait for a job; tell whether it was done in time."""
         deadline, patience_s = time.monotonic() + timeout, PATIENCE_S

@@ -62,6 +62,9 @@ class Lane(Protocol):
             LoaderClosed: the lane was closed meanwhile, by another thread.
         """
 
+    def settle(self) -> None:
+        """Let go of what was kept for batches that are over, where nothing more may be asked for soon."""
+
     def discard(self) -> None:
         """Forget all tickets: what is being worked on comes to nothing."""
 
