@@ -360,3 +360,21 @@ def test_peers_of_one_replica_read_the_same():
     assert read[0] == read[1] == read[2] == read[3]
     assert read[4] == read[5] == read[6] == read[7]
     assert read[0] != read[4]
+
+
+def test_set_epoch_that_leaves_a_loaded_position_is_told_and_otherwise_says_nothing():
+    first = StreamingDataLoader(range(100), 10)
+    first.set_epoch(1)
+    stream = iter(first)
+    kept = [next(stream) for _ in range(4)] and first.state_dict()
+    again = StreamingDataLoader(range(100), 10)
+    again.load_state_dict(kept)
+    again.set_epoch(1)
+    with pytest.warns(
+        RuntimeWarning, match=r"set_epoch\(0\) leaves the position that was loaded, sample 40 of epoch 1"
+    ):
+        again.set_epoch(0)
+    again.load_state_dict(kept)
+    for epoch in range(again.epoch, 3):
+        again.set_epoch(epoch)
+        assert len(list(again)) == (6 if epoch == 1 else 10)

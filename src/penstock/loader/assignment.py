@@ -7,6 +7,7 @@ they become free and a ledger remembers (`loader.claims`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
@@ -103,6 +104,8 @@ class Planned:
         self._global_batch_size = global_batch_size
         self._world = world
         self._start = Cursor()
+        self._loaded: Cursor | None = None
+        """Where a state was loaded that nobody has gone on from yet."""
         self._known_plan: Plan | None = None
 
     @property
@@ -146,6 +149,14 @@ class Planned:
         """Go to the start of an epoch, if the cursor is not in it already."""
         if epoch == self._cursor.epoch:
             return False
+        if self._loaded == self._cursor and self._loaded.samples:
+            warnings.warn(
+                f"set_epoch({epoch}) leaves the position that was loaded, sample {self._loaded.samples:,} of epoch "
+                f"{self._loaded.epoch}, before anything was read there. To go on from it: for epoch in "
+                "range(loader.epoch, epochs), where set_epoch is not needed",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         self._move(Cursor(epoch=epoch))
         return True
 
@@ -156,6 +167,7 @@ class Planned:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go where a state was saved, if it is one of this stream."""
         self._move(read_state(state, self._order, self._seed, getattr(self._dataset, "fingerprint", None)))
+        self._loaded = self._start
 
     def explain(self) -> list[str]:
         """Describe the plan and this rank's part of it."""
@@ -175,7 +187,7 @@ class Planned:
 
     def _move(self, cursor: Cursor) -> None:
         self.last = self.at or self.last
-        self._start, self.at = cursor, None
+        self._start, self.at, self._loaded = cursor, None, None
 
     @property
     def _plan(self) -> Plan:

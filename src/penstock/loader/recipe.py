@@ -325,7 +325,8 @@ class Recipe:
 
     def _error(self, id_: int, stage: str, cause: Exception, what: str | None = None) -> SampleError:
         name, kind = type(self.dataset).__name__, type(cause).__name__
-        can_go_on = self.on_error == "raise" and stage != "collate"
+        # What is set up wrongly is wrong for all of them.
+        can_go_on = self.on_error == "raise" and stage != "collate" and not isinstance(cause, ConfigError)
         hint = '; on_error="skip" or "substitute" goes on without it' if can_go_on else ""
         describe = getattr(self.dataset, "describe", None)
         which, advice = describe(id_, cause) if describe is not None and what is None else ("", "")

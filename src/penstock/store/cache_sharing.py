@@ -9,8 +9,9 @@ They may have limits of their own: as among processes, the smallest of those tha
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,10 @@ class SharedCache:
         if (last := self._let_go()) is not None:
             last.close()
 
-    def __del__(self) -> None:
-        # No more than that: a cache that nobody refers to closes itself, and not within a finalizer.
-        if getattr(self, "_open", None) is not None:
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        # No more than that: a cache that nobody refers to closes itself, and not within a finalizer. When the
+        # interpreter ends the names of this module are gone, but for this default.
+        if getattr(self, "_open", None) is not None and not is_ending():
             self._let_go()
 
     def _let_go(self) -> Cache | None:
