@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import subjects
-from penstock import StreamingDataLoader, TokenDataset, World, mix
-from penstock.errors import ConfigError, StateMismatch
+from penstock import Collate, MultiStreamDataLoader, StreamingDataLoader, StreamOptions, TokenDataset, World, mix
+from penstock.errors import ConfigError, SampleError, StateMismatch
 from penstock.testing import (
     CountingDataset,
     LatencyDataset,
@@ -394,6 +395,32 @@ def test_a_state_of_other_weights_or_streams_is_refused():
         loader({"a": 20, "b": 20}, {"a": 1, "b": 2}).load_state_dict(state)
     with pytest.raises(StateMismatch, match="fingerprint"):
         loader({"a": 20, "c": 20}, {"a": 1, "c": 1}).load_state_dict(state)
+
+
+def test_samples_of_different_kinds_in_one_batch_are_refused_with_what_works():
+    texts = [{"kind": "text", "ids": np.arange(4)} for _ in range(40)]
+    images = [{"kind": "image", "pixels": np.zeros((2, 2))} for _ in range(40)]
+    streams, one_of_each = {"texts": texts, "images": images}, {"texts": 1, "images": 1}
+    with pytest.raises(SampleError) as refused:
+        next(iter(StreamingDataLoader(mix(streams, one_of_each), 8, shuffle=True, num_workers=0)))
+    assert all(
+        way in str(refused.value) for way in ("batches='per_stream'", "MultiStreamDataLoader", "Collate(groups=…)")
+    )
+
+    apart = mix(streams, one_of_each, batches="per_stream", batch_size=8)
+    options = [StreamOptions(name=name, ratio=0.5, batch_gpu=8) for name in streams]
+    for loader in (
+        StreamingDataLoader(apart, global_batch_size=8, shuffle=True, num_workers=0),
+        MultiStreamDataLoader(streams, options, num_workers=0),
+    ):
+        assert {frozenset(batch) for batch in islice(loader, 8)} == {
+            frozenset({"kind", "ids"}),
+            frozenset({"kind", "pixels"}),
+        }
+
+    by_kind = Collate(groups="kind")
+    for batch in StreamingDataLoader(mix(streams, one_of_each), 8, shuffle=True, num_workers=0, collate_fn=by_kind):
+        assert len(batch["text"]["ids"]) + len(batch["image"]["pixels"]) == 8
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,10 @@ def _column(samples: Sequence[Mapping[str, Any]], name: str, path: str) -> list[
         return [sample[name] for sample in samples]
     except KeyError:
         raise ValueError(
-            f"one of {path} has no {name!r}, the first one has: all must have the same keys. Leave the others out by "
-            "the dataset's fields= (BlockDataset) or by a transform, or pass a collate_fn"
+            f"one of {path} has no {name!r}, the first one has: all must have the same keys. Leave the others out by a "
+            "transform, or by fields= of BlockDataset, or pass a collate_fn. For a mix of datasets of different kinds: "
+            "mix(…, batches='per_stream'), MultiStreamDataLoader, or collate_fn=Collate(groups=…) with a field that "
+            "says what each sample is"
         ) from None
 
 
