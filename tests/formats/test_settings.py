@@ -39,5 +39,5 @@ def test_a_mistake_is_told_with_its_line(tmp_path, text, words):
 
 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
-    with pytest.raises(ObjectMissing, match=r"absent\.yaml does not exist"):
+    with pytest.raises(ObjectMissing, match=r"absent\.yaml does not exist: give the path of a YAML file of settings$"):
         read_settings(tmp_path / "absent.yaml", CHECKS)

@@ -68,7 +68,7 @@ def _lines(path: Path) -> list[tuple[Any, Any]]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError:
-        raise ObjectMissing(f"{path} does not exist: give a YAML file of settings, or leave it out") from None
+        raise ObjectMissing(f"{path} does not exist: give the path of a YAML file of settings") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as text: {error}") from error
     except yaml.YAMLError as error:
