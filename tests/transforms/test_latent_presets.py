@@ -16,9 +16,11 @@ from penstock import (
     StreamingDataLoader,
     StreamingDataset,
     audio_latent_pipeline,
+    audio_pipeline,
     rng,
     text_latent_pipeline,
     video_latent_pipeline,
+    video_pipeline,
 )
 from penstock.transforms.chain import Chain
 
@@ -166,3 +168,9 @@ def test_a_loader_goes_on_without_the_latents_that_fail(web, tmp_path, lane):
     reasons = {"2": "not-finite", "3": "pickled", "5": "empty", "7": "truncated", "8": "not-arrays", "9": "too-short"}
     assert listed == reasons
     assert skipped == dict.fromkeys(reasons.values(), 1)
+
+
+@pytest.mark.parametrize("preset", [audio_latent_pipeline, audio_pipeline, video_pipeline])
+def test_an_option_that_is_none_is_refused_in_the_name_of_the_function_that_was_called(preset):
+    with pytest.raises(ConfigError, match=f"^{preset.__name__} has no option 'nonsense': there are field"):
+        preset("x", frames=4, nonsense=1)

@@ -151,4 +151,5 @@ def audio_pipeline(
     if frames is not None and seconds == _SECONDS:
         seconds = None
     options |= {"seconds": seconds, "frames": frames}
-    return [made_with(DecodeAudio, field=field, sample_rate=sample_rate, crop=crop, mono=mono, **options)]
+    options |= {"field": field, "sample_rate": sample_rate, "crop": crop, "mono": mono}
+    return [made_with(DecodeAudio, "audio_pipeline", **options)]

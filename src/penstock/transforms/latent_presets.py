@@ -146,7 +146,9 @@ def audio_latent_pipeline(
     Raises:
         ConfigError: an option cannot work.
     """
-    latents: list[Transform] = made_with(video_latent_pipeline, field=field, frames=frames, crop=crop, **options)
+    latents: list[Transform] = made_with(
+        video_latent_pipeline, "audio_latent_pipeline", field=field, frames=frames, crop=crop, **options
+    )
     return latents
 
 

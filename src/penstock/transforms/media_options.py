@@ -29,8 +29,13 @@ def seconds_of(sample: Mapping[str, Any], offset: float | str) -> float:
     return seconds
 
 
-def made_with(make: Callable[..., Any], **options: Any) -> Any:
+def made_with(make: Callable[..., Any], called: str | None = None, /, **options: Any) -> Any:
     """Make a transform with options that are passed on.
+
+    Args:
+        make: makes it.
+        called: the function that was called with these options; None: `make` itself.
+        options: passed on.
 
     Raises:
         ConfigError: it has no such option; says which may have been meant.
@@ -40,7 +45,7 @@ def made_with(make: Callable[..., Any], **options: Any) -> Any:
         if name not in known:
             near = get_close_matches(name, known, 1)
             meant = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"{make.__name__} has no option {name!r}: {meant}there are {', '.join(known)}")
+            raise ConfigError(f"{called or make.__name__} has no option {name!r}: {meant}there are {', '.join(known)}")
     return make(**options)
 
 

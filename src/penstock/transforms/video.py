@@ -143,4 +143,6 @@ def video_pipeline(
     >>> [type(transform).__name__ for transform in video_pipeline(frames=8)]
     ['DecodeVideo']
     """
-    return [made_with(DecodeVideo, field=field, frames=frames, fps=fps, size=size, crop=crop, **options)]
+    return [
+        made_with(DecodeVideo, "video_pipeline", field=field, frames=frames, fps=fps, size=size, crop=crop, **options)
+    ]
