@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from penstock.datasets.streaming import StreamingDataset
 from penstock.errors import BadBlock, BadRecord, FormatError
 from penstock.index import text_tables
 from penstock.index.build import build_index
@@ -132,3 +133,14 @@ def test_json_integers_that_would_be_rounded_are_refused(tmp_path, value, other)
     lines = [json.dumps({"index": f"k{i}", "n": 2**53 + i}) for i in range(60)]
     (tmp_path / "b.jsonl").write_text("\n".join(lines))
     assert rows_of(tmp_path / "b.jsonl", tmp_path)[1]["n"] == 2**53 + 1
+
+
+@pytest.mark.parametrize("on_error", [None, "skip"])
+def test_a_row_that_was_cut_off_is_to_be_repaired_since_no_row_of_an_index_is_passed_over(on_error, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"index": "a", "n": 1}\n{"index": "b", "n')
+    with pytest.raises(BadRecord, match="repair this row in the index, or take it out") as caught:
+        StreamingDataset(tmp_path / "a.jsonl", tmp_path / "dst", columns_to_download=[], on_error=on_error)
+    assert caught.value.line == 2
+    assert "--on-error" not in str(caught.value)
+    (tmp_path / "a.jsonl").write_text('{"index": "a", "n": 1}\n')
+    assert len(StreamingDataset(tmp_path / "a.jsonl", tmp_path / "dst", columns_to_download=[])) == 1

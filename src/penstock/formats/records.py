@@ -32,6 +32,8 @@ from penstock.types import check_choice, check_int
 OnNan = Literal["raise", "null"]
 ON_NAN = get_args(OnNan)
 _WITH_COLUMNS = ("parquet", "arrow", "csv", "tsv")
+PASS_OVER = 'repair it, or pass over such rows with on_error="skip" (--on-error skip), which counts them by reason'
+"""What to do about a row that can't be a record, where rows can be passed over."""
 _PLACES = {"json": "record", "parquet": "row", "arrow": "row"}
 
 
@@ -64,6 +66,7 @@ class Records:
     assets: Path | None
     block_bytes: int
     opener: Opener
+    advice: str = PASS_OVER
 
     @property
     def signature(self) -> list[list[object]]:
@@ -159,7 +162,7 @@ class Records:
         for fault in lines.faults:
             number = before.line + (fault.row if lines.lines is None else int(lines.lines[fault.row]))
             if self.on_error == "raise":
-                raise _bad_record(file, number, fault)
+                raise _bad_record(file, number, fault, self.advice)
             skipped[fault.reason] = skipped.get(fault.reason, 0) + 1
             if len(listed) < MAX_LISTED:
                 row = before.row + fault.row
@@ -183,6 +186,7 @@ def open_records(
     assets: str | os.PathLike[str] | None = None,
     block_bytes: int = BLOCK_BYTES,
     opener: Opener = open_raw,
+    advice: str = PASS_OVER,
 ) -> Records:
     """Find the files of a source of records; nothing is read yet.
 
@@ -199,6 +203,7 @@ def open_records(
             are refused.
         block_bytes: text read at a time, about.
         opener: how the bytes of a file are reached.
+        advice: what the error for a row that can't be a record says is to be done.
 
     Raises:
         ObjectMissing: there is no such file or folder, or a glob matches nothing.
@@ -224,6 +229,7 @@ def open_records(
         assets=None if assets is None else Path(assets),
         block_bytes=block_bytes,
         opener=opener,
+        advice=advice,
     )
 
 
@@ -251,10 +257,10 @@ def begins_with_bracket(file: SourceFile, opener: Opener = open_raw) -> bool:
     return False
 
 
-def _bad_record(file: SourceFile, line: int, fault: Fault) -> BadRecord:
+def _bad_record(file: SourceFile, line: int, fault: Fault, advice: str) -> BadRecord:
     return BadRecord(
         f"{_PLACES.get(file.kind, 'line')} {line} of {file.place} cannot be used ({fault.reason}): {fault.detail}; "
-        f'repair it, or pass over such rows with on_error="skip" (--on-error skip), which counts them by reason',
+        f"{advice}",
         file=file.place,
         line=line,
         reason=fault.reason,

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from penstock.errors import BadBlock, StoreError
 from penstock.formats.sources import SourceFile
+
+if TYPE_CHECKING:
+    from penstock.store.whole_copy import WholeCopy
 
 BLOCK_BYTES = 8 << 20
 """Text is read, encoded and written in pieces of about this size: small enough that buffers stay in memory
@@ -27,14 +30,20 @@ _BLANK_LINE = re.compile(rb"\n[\x00-\x09\x0b-\x20]*\n")
 
 
 @contextmanager
-def open_raw(file: SourceFile, **storage_options: Any) -> Iterator[Any]:
-    """Open a source's file for reading as it is stored: an object with `readinto`, `read`, `seek` and `tell`."""
+def open_raw(file: SourceFile, *, copy: WholeCopy | None = None, **storage_options: Any) -> Iterator[Any]:
+    """Open a source's file for reading as it is stored: an object with `readinto`, `read`, `seek` and `tell`.
+
+    Args:
+        file: which.
+        copy: see `open_file`.
+        storage_options: see `open_store`.
+    """
     if file.url is not None:
         from penstock.store.ranged_file import open_file
         from penstock.store.store import ObjectInfo
 
         info = ObjectInfo(path="", size=file.size_bytes, etag=file.etag)
-        with open_file(file.url, info=info, known=file.known, **storage_options) as remote:
+        with open_file(file.url, info=info, known=file.known, copy=copy, **storage_options) as remote:
             yield remote
         return
     # Not by name: pyarrow would choose the compression by the suffix, and report errors its own way.

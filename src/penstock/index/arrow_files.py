@@ -54,10 +54,11 @@ class ArrowSource(FileSource):
             else:
                 for batch in reader:
                     yield as_plain(batch, schema)
+        self._copy.forget()
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        with table_errors(self.place, "an Arrow file"), open_raw(self.file, **self._options) as raw:
+        with table_errors(self.place, "an Arrow file"), open_raw(self.file, copy=self._copy, **self._options) as raw:
             is_file = raw.read(6) == b"ARROW1"
             raw.seek(0)
             source = pa.memory_map(str(self.file.path), "r") if self.file.url is None else pa.PythonFile(raw, mode="r")

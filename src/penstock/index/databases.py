@@ -23,6 +23,7 @@ from penstock.index.sqlite import SqliteTable
 from penstock.store.ranged_file import open_file
 from penstock.store.store import open_store
 from penstock.store.urls import is_url, redact
+from penstock.store.whole_copy import WholeCopy
 
 SQLITE, DUCKDB = (".sqlite", ".sqlite3", ".db3"), (".duckdb", ".ddb")
 SUFFIXES = (*SQLITE, *DUCKDB, ".db")
@@ -51,6 +52,7 @@ class DatabaseSource:
     def __init__(self, url: str, table: str | None, storage_options: Mapping[str, Any]) -> None:
         self._url, self._table, self._options = url, table, storage_options
         self._schema: pa.Schema | None = None
+        self._copy = WholeCopy()
 
     @property
     def place(self) -> str:
@@ -90,6 +92,7 @@ class DatabaseSource:
         with self._opened() as table:
             self._schema = table.schema
             yield from table
+        self._copy.forget()
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -114,7 +117,8 @@ class DatabaseSource:
             return
         with tempfile.TemporaryDirectory(prefix="penstock-database-") as folder:
             path = Path(folder) / "copy"
-            with open_file(self._url, **self._options) as remote, store_errors(path), path.open("wb") as file:
+            remote = open_file(self._url, copy=self._copy, **self._options)
+            with remote, store_errors(path), path.open("wb") as file:
                 while data := remote.read(_PIECE):
                     file.write(data)
             yield str(path)

@@ -12,6 +12,7 @@ from penstock.formats.sources import SourceFile
 from penstock.formats.streams import open_raw
 from penstock.formats.tables import table_errors
 from penstock.index.scan import FileSource
+from penstock.store.whole_copy import WholeCopy
 
 BATCH_ROWS = 1 << 14
 """Small enough that what is decoded and written stays in memory that is already mapped."""
@@ -28,21 +29,27 @@ class ParquetSource(FileSource):
     def schema(self) -> pa.Schema:
         """Names and types of the columns, without what writers note beside them."""
         if self._schema is None:
-            with open_parquet(self.file, self._options) as table:
+            with open_parquet(self.file, self._options, self._copy) as table:
                 self._schema = plain_schema(table.schema_arrow)
         return self._schema
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all rows, a batch at a time."""
-        with open_parquet(self.file, self._options) as table:
+        with open_parquet(self.file, self._options, self._copy) as table:
             schema = self.schema
             for batch in table.iter_batches(batch_size=BATCH_ROWS):
                 yield as_plain(batch, schema)
+        self._copy.forget()
 
 
 @contextmanager
-def open_parquet(file: SourceFile, storage_options: dict[str, Any]) -> Iterator[Any]:
+def open_parquet(file: SourceFile, storage_options: dict[str, Any], copy: WholeCopy | None = None) -> Iterator[Any]:
     """Open a Parquet file.
+
+    Args:
+        file: which.
+        storage_options: see `open_store`.
+        copy: see `open_file`.
 
     Raises:
         BadBlock: it is damaged, or no Parquet; also while it is read.
@@ -55,7 +62,10 @@ def open_parquet(file: SourceFile, storage_options: dict[str, Any]) -> Iterator[
             with pq.ParquetFile(file.path, memory_map=True, pre_buffer=False) as table:
                 yield table
         else:
-            with open_raw(file, **storage_options) as raw, pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table:
+            with (
+                open_raw(file, copy=copy, **storage_options) as raw,
+                pq.ParquetFile(pa.PythonFile(raw, mode="r")) as table,
+            ):
                 yield table
 
 

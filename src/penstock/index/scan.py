@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from penstock.errors import ConfigError, FormatError
 from penstock.formats.sources import SourceFile
+from penstock.store.whole_copy import WholeCopy
 
 SMALL_BYTES = 1 << 20
 
@@ -58,6 +59,7 @@ class FileSource:
 
     def __init__(self, file: SourceFile) -> None:
         self.file = file
+        self._copy = WholeCopy()
         self._schema: pa.Schema | None = None
 
     @property

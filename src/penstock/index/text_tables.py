@@ -32,6 +32,10 @@ BLOCK_BYTES = 2 << 20
 EXACT = 1 << 53
 """From here on not every integer is a float."""
 _MOST_THREADS = 8
+_REPAIR = (
+    "repair this row in the index, or take it out there, as a last one that was cut off: an index with such a row is "
+    "not read in part, whatever on_error says, which is about samples"
+)
 
 
 class Blocks(Protocol):
@@ -63,7 +67,7 @@ class TextSource(FileSource):
     ) -> None:
         super().__init__(file)
         self._content: bytes | None = None
-        self._open_raw: Opener = partial(open_raw, **storage_options)
+        self._open_raw: Opener = partial(open_raw, copy=self._copy, **storage_options)
         opener = self._open if file.url is not None and file.size_bytes <= small_bytes else self._open_raw
         self._blocks: Blocks = JsonBlocks(file, opener) if self.has_types else CsvBlocks(file, text_columns, opener)
 
@@ -93,6 +97,7 @@ class TextSource(FileSource):
                 raise TypesWidened
             yield from parsed
         self._content = None
+        self._copy.forget()
 
     @contextmanager
     def _open(self, file: SourceFile) -> Iterator[Any]:
@@ -100,6 +105,7 @@ class TextSource(FileSource):
         if self._content is None:
             with self._open_raw(file) as raw:
                 self._content = raw.read()
+            self._copy.forget()
         yield io.BytesIO(self._content)
 
     def _typed(self, block: np.ndarray, schema: pa.Schema) -> list[pa.RecordBatch] | None:
@@ -249,7 +255,9 @@ class JsonBlocks:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Read lines that are known to be objects."""
-        records = open_records([self._file], on_nan="null", block_bytes=BLOCK_BYTES, opener=self._opener)
+        records = open_records(
+            [self._file], on_nan="null", block_bytes=BLOCK_BYTES, opener=self._opener, advice=_REPAIR
+        )
         for batch in records.read():
             if len(batch.data):
                 yield batch.data.copy()

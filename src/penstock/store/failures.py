@@ -74,6 +74,11 @@ class OutsideObject(StoreError):
     """The range begins where the object has no bytes; an empty object has none anywhere."""
 
 
+def ended_early(what: str, start: int, stop: int, length: int) -> StoreError:
+    """Say that an object has not the bytes that were asked for."""
+    return StoreError(f"{what} failed: bytes {start:,} to {stop:,} were asked for, but it ends at {start + length:,}")
+
+
 def is_of_abort(text: str) -> bool:
     """Tell whether a request failed that was to throw away what an upload had sent; nothing else is removed."""
     return "Error performing DELETE" in text

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from penstock.errors import AccessDenied, ConfigError, ObjectChanged, ObjectMissing, StoreError
+from penstock.node.disk import store_errors
 from penstock.store.failures import (
     AbortFailed,
     BucketMissing,
@@ -41,6 +43,8 @@ REQUEST_S = timedelta(minutes=15)
 CONNECT_S = timedelta(seconds=10)
 IDLE_S = timedelta(seconds=20)
 """After so long a connection that nobody uses is closed; a client would keep hundreds for minutes."""
+PIECE = 1 << 20
+"""Bytes of an object that are written at a time."""
 PAGE = 1000
 """Objects of one page of a listing."""
 _MISSING_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
@@ -181,6 +185,35 @@ async def fetch(
         result = await held(obstore.get_async(store, key, options=ranged))
         _refuse_encoded(store, result)
         return (await held(result.bytes_async())).to_bytes(), result.meta
+
+
+async def copy(store: ObjectStore, key: str, file: BinaryIO) -> Mapping[str, Any]:
+    """Write an object whole into a file, from the file's beginning, a piece at a time; gives its description.
+
+    Raises:
+        As `fetch`; StoreError too if the file can't be written.
+    """
+    import obstore
+
+    file.seek(0)
+    file.truncate()
+    with _in_our_terms():
+        result = await held(obstore.get_async(store, key))
+        _refuse_encoded(store, result)
+        pieces = aiter(result.stream(min_chunk_size=PIECE))
+    while (piece := await _next_piece(pieces)) is not None:
+        with store_errors(gettempdir()):
+            file.write(piece)
+    return result.meta
+
+
+async def _next_piece(pieces: Any) -> Any:
+    """Read the next bytes of an object; None after the last. Raises as `fetch` does."""
+    with _in_our_terms():
+        try:
+            return await held(anext(pieces))
+        except StopAsyncIteration:
+            return None
 
 
 def _refuse_encoded(store: ObjectStore, result: Any) -> None:
@@ -329,7 +362,8 @@ def meaning(error: BaseException) -> Exception:
         return ObjectChanged(reason)
     if isinstance(error, exceptions.NotSupportedError) and "Range" in text:
         return RangesIgnored(
-            "the server answers a request for a range with the whole object; use one that serves ranges"
+            "the server answers a request for a range with the whole object; use one that serves ranges, or download "
+            "the file and give its local path"
         )
     # The parts of an upload fail with a bare OSError, whatever it was.
     if not isinstance(error, exceptions.GenericError) and type(error) is not OSError:

@@ -8,12 +8,15 @@ jump are what they are: the range asked for, and the little beside it that costs
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from penstock.errors import StoreError
+from penstock.store.failures import RangesIgnored
 from penstock.store.seekable import SeekableFile
 from penstock.store.store import ObjectInfo, Store, open_store
+from penstock.store.whole_copy import WholeCopy
 from penstock.types import check_int
 
 READ_AHEAD = 8 << 20
@@ -27,6 +30,7 @@ def open_file(
     info: ObjectInfo | None = None,
     known: tuple[int, bytes] = NOTHING,
     read_ahead: int = READ_AHEAD,
+    copy: WholeCopy | None = None,
     **storage_options: Any,
 ) -> RangedFile:
     """Open an object, or a local file, for reading at any position.
@@ -36,6 +40,7 @@ def open_file(
         info: its description, where it is known already: saves a request.
         known: bytes of it that are there already, behind where they begin.
         read_ahead: bytes of the largest window of a scan; twice that is the most that is held.
+        copy: where the whole object is taken to if its server sends no ranges. None: that is an error.
         storage_options: see `open_store`.
 
     Returns:
@@ -46,7 +51,7 @@ def open_file(
     """
     check_int("read_ahead", read_ahead, minimum=FIRST_WINDOW)
     store = open_store(url, **storage_options)
-    return RangedFile(store, "", info=info or store.head(), known=known, read_ahead=read_ahead)
+    return RangedFile(store, "", info=info or store.head(), known=known, read_ahead=read_ahead, copy=copy)
 
 
 class RangedFile(SeekableFile):
@@ -58,6 +63,7 @@ class RangedFile(SeekableFile):
         info: its description; reading a changed object raises ObjectChanged.
         known: see `open_file`.
         read_ahead: see `open_file`.
+        copy: see `open_file`.
     """
 
     def __init__(
@@ -68,10 +74,12 @@ class RangedFile(SeekableFile):
         info: ObjectInfo,
         known: tuple[int, bytes] = NOTHING,
         read_ahead: int = READ_AHEAD,
+        copy: WholeCopy | None = None,
     ) -> None:
         super().__init__()
         self.size = info.size
         self._store, self._path, self._info, self._read_ahead = store, path, info, read_ahead
+        self._copy = copy
         self._start, self._window = known
         self._grown = FIRST_WINDOW
         self._scan_at = 0
@@ -158,7 +166,7 @@ class RangedFile(SeekableFile):
         if self._next is not None and self._next[0] == at:
             # Taken first: a failure is raised once, and the next read asks again.
             ahead, self._next = self._next[1], None
-            arrived = ahead.result()
+            arrived = self._ranged(ahead.result, at, at + self._grown)
             self._start, self._window = at, arrived
             pieces.append(arrived[: stop - at])
             at += len(arrived)
@@ -176,11 +184,23 @@ class RangedFile(SeekableFile):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _fetch(self, start: int, stop: int) -> bytes:
-        return self._store.get_range(self._path, start, stop, etag=self._info.etag)
+        copied = None if self._copy is None else self._copy.read(start, stop)
+        if copied is not None:
+            return copied
+        return self._ranged(lambda: self._store.get_range(self._path, start, stop, etag=self._info.etag), start, stop)
+
+    def _ranged(self, answer: Callable[[], bytes], start: int, stop: int) -> bytes:
+        """Take up the answer to a request for a range; where it is that there are none, the whole object is taken."""
+        try:
+            return answer()
+        except StoreError as error:
+            if self._copy is None or not isinstance(error.__cause__, RangesIgnored):
+                raise
+        return self._copy.take(self._store, self._path, self._info, start, stop)
 
     def _fetch_ahead(self, start: int) -> None:
         """Begin to fetch the next window of a scan."""
-        if start >= self.size:
+        if start >= self.size or (self._copy is not None and self._copy.taken):
             return
         stop = min(self.size, start + self._grown)
         future = self._store.begin_range(self._path, start, stop, etag=self._info.etag)

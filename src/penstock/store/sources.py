@@ -19,8 +19,9 @@ from typing import Any
 
 from penstock.errors import ConfigError, ObjectChanged, StoreError
 from penstock.store.bridge import BridgeStore
+from penstock.store.failures import ended_early
 from penstock.store.pace import Pace
-from penstock.store.remote import RemoteStore, ended_early
+from penstock.store.remote import RemoteStore
 from penstock.store.store import Store, open_place
 from penstock.store.urls import HTTP, Place, parse_url
 
