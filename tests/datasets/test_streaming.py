@@ -10,7 +10,7 @@ import sqlite3
 import tarfile
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import streaming_subjects as subjects
-from penstock import SampleError, StreamingDataLoader, StreamingDataset, open_store
+from penstock import LoaderClosed, SampleError, StreamingDataLoader, StreamingDataset, open_store
 from penstock.datasets.streaming_fetch import CacheDoor, CacheSettings
 from penstock.testing import Footprint
 from streaming_subjects import COUNT, content, key, numbers, rows
@@ -305,11 +305,13 @@ def test_closing_it_under_a_loader_at_work_loses_no_sample(site, tmp_path):
     options = {**IMAGE, "on_error": "skip", "num_downloading_workers": 4}
     with StreamingDataset(f"{site.url}/samples.csv", tmp_path / "dst", **options) as dataset:
         with StreamingDataLoader(dataset, 4, collate_fn=list) as loader:
-            keys = []
-            for number, batch in enumerate(loader):
-                keys += [sample["__sample_key__"] for sample in batch]
-                if number % 3 == 1:
-                    dataset.close()
+            keys: list[str] = []
+            while len(keys) < COUNT:
+                with suppress(LoaderClosed):
+                    for number, batch in enumerate(loader):
+                        keys += [sample["__sample_key__"] for sample in batch]
+                        if number % 3 == 1:
+                            dataset.close()
         assert keys == [key(number) for number in range(COUNT)]
         assert loader.stats.skipped == {}
 

@@ -25,7 +25,7 @@ from penstock.datasets.locations import Download, Locations, Place, Row, blanks_
 from penstock.datasets.lookahead import At, Lookahead
 from penstock.datasets.places_known import PlacesKnown
 from penstock.datasets.streaming_options import DATA_TYPE, SAMPLE_KEY
-from penstock.errors import ConfigError, ObjectMissing, PenstockError, StoreError
+from penstock.errors import ConfigError, LoaderClosed, ObjectMissing, PenstockError, StoreError
 from penstock.index.table import Index
 from penstock.store.cache import Cache
 from penstock.store.cache_pins import CachedFile
@@ -163,17 +163,23 @@ class SampleFetcher:
         return Leased.of(samples, files) if files else samples
 
     def _acquired(self, wanted: Sequence[Wanted]) -> list[CachedFile | StoreError]:
-        """Have files fetched, by a cache opened anew should somebody close it meanwhile: no sample is lost for that."""
-        while True:
-            cache = self.cache
-            try:
-                files = cache.acquire(wanted, FETCH_WITHIN_S)
-            except StoreError:
-                if not cache.closed:
-                    raise
-                continue
+        """Have files fetched.
+
+        Raises:
+            LoaderClosed: somebody closed the cache meanwhile, which is no fault of a sample.
+        """
+        cache = self.cache
+        try:
+            files = cache.acquire(wanted, FETCH_WITHIN_S)
+        except StoreError:
+            if not cache.closed:
+                raise
+        else:
             if not (cache.closed and any(isinstance(file, StoreError) for file in files)):
                 return files
+        raise LoaderClosed(
+            "the dataset was closed while samples were on their way. Nothing is lost: iterate again to go on"
+        )
 
     def _again(self, ids: np.ndarray, places: Sequence[At]) -> list[Any] | None:
         """Give samples that were given before and whose files are all still there; else None."""

@@ -71,14 +71,10 @@ class Made:
     """What keeps the files in place that the batch may name: kept until the trainer asks for the next."""
 
 
-class _Unwanted(LoaderClosed):
-    """Nobody wants the samples of a step any more."""
-
-
 def _go_on(is_wanted: IsWanted | None) -> None:
     """Raise LoaderClosed where nobody wants what is being made."""
     if is_wanted is not None and not is_wanted():
-        raise _Unwanted("the samples of this batch are of no use any more")
+        raise LoaderClosed("the samples of this batch are of no use any more")
 
 
 class Recipe:
@@ -140,7 +136,7 @@ class Recipe:
         leases: list[Any] = []
         try:
             rows = self._fetch(epochs, ids, leases, is_wanted)
-        except _Unwanted:
+        except LoaderClosed:
             raise
         except Exception as error:  # noqa: BLE001 - a dataset may raise anything; the policy decides what it means
             return self._one_by_one(epochs, ids, error, is_wanted)
@@ -240,6 +236,8 @@ class Recipe:
         """Fetch and transform one sample alone."""
         try:
             rows = self._fetch(epoch, np.array([id_]), leases)
+        except LoaderClosed:
+            raise
         except Exception as error:
             raise self._error(id_, "fetch", error) from error
         self._check_count(rows, 1)
