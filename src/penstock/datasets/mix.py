@@ -18,9 +18,9 @@ import numpy as np
 
 from penstock.datasets.answers import as_samples, own_transforms
 from penstock.datasets.gathered import Gathered
-from penstock.datasets.ids import check_id, check_ids
+from penstock.datasets.ids import check_id
 from penstock.datasets.leased import Leased, lease_of
-from penstock.datasets.streams import Streams
+from penstock.datasets.streams import StreamIds, Streams
 from penstock.errors import ConfigError
 from penstock.plan.mixture import Batches, Mixture, Part, Stop
 from penstock.plan.order import Order
@@ -194,17 +194,16 @@ class Mix:
         Raises:
             IndexError: there is no such sample.
         """
-        check_ids(ids, len(self), self)
-        passes = np.zeros(len(ids), np.int64) if epochs is None else epochs
-        parts = self._streams.parted(ids)
-        gathered = Gathered(len(ids), None if self._transforms else self._buffers)
-        for stream, where, own in parts:
-            rows = self._streams.fetch(stream, own, passes[where])
-            if self._transforms:
-                rows = _marked(stream, passes[where], own, rows)
-            elif len(parts) == 1:
-                return rows
-            gathered.add(rows, where)
+        places, parts = self._streams.parted(ids, self)
+        passes = np.zeros(len(ids), np.int64) if epochs is None else epochs[places]
+        if len(parts) == 1 and not self._transforms:
+            # As they were asked for, they need not be put back.
+            stream, passes[places] = parts[0][0], passes.copy()
+            return self._streams.fetch((stream, slice(None), ids - self._streams.firsts[stream]), passes)
+        gathered = Gathered(places, None if self._transforms else self._buffers)
+        for part in parts:
+            rows = self._streams.fetch(part, passes)
+            gathered.add(_marked(part, passes, rows) if self._transforms else rows, part[1])
         return gathered.rows()
 
     def keyed_transforms(self, seed: int) -> tuple[Callable[..., Any], ...]:
@@ -246,13 +245,13 @@ class Picked(NamedTuple):
     sample: Any
 
 
-def _marked(stream: int, passes: np.ndarray, ids: np.ndarray, rows: list[Any] | dict[str, Any]) -> list[Any]:
+def _marked(part: StreamIds, passes: np.ndarray, rows: list[Any] | dict[str, Any]) -> list[Any]:
     """Mark samples with their stream, but for what was left out or failed."""
+    stream, its, ids = part
+    samples = as_samples(rows, len(ids)) if isinstance(rows, dict) else rows
     marked = [
         row if row is None or isinstance(row, Exception) else Picked(stream, epoch, id_, row)
-        for epoch, id_, row in zip(
-            passes.tolist(), ids.tolist(), as_samples(rows, len(ids)) if isinstance(rows, dict) else rows, strict=True
-        )
+        for epoch, id_, row in zip(passes[its].tolist(), ids.tolist(), samples, strict=True)
     ]
     return marked if (lease := lease_of(rows)) is None else Leased.of(marked, lease)
 

@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from penstock.datasets.ids import check_ids
 from penstock.errors import ConfigError
 from penstock.formats.files import digest
 from penstock.transforms.chain import takes
+
+StreamIds = tuple[int, slice, np.ndarray]
+"""A stream, which of the ids that were brought together are its, and these as its own, int64 [m]."""
 
 
 class Streams:
@@ -40,8 +44,8 @@ class Streams:
         self.names = tuple(datasets)
         self.datasets = tuple(datasets.values())
         self.sizes = tuple(len(dataset) for dataset in self.datasets)
-        self._ends = np.cumsum(self.sizes)
-        self._starts = self._ends - self.sizes
+        self._bounds = np.cumsum([0, *self.sizes])
+        self._starts = self._bounds[:-1]
         self.firsts = tuple(self._starts.tolist())
         self._fetchers = [_fetcher(dataset) for dataset in self.datasets]
         self.is_plain = not all(hasattr(dataset, "fetch") for dataset in self.datasets)
@@ -52,38 +56,58 @@ class Streams:
             self.discard = self._discard
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._bounds[-1])
 
     def stream_of(self, id_: int) -> int:
         """Give the number of the stream that an id belongs to."""
-        return int(self._ends.searchsorted(id_, side="right"))
+        return int(self._starts.searchsorted(id_, side="right")) - 1
 
-    def parted(self, ids: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """List, for each stream that occurs: its number, where its ids stand, and those as its own; int64 [m] each."""
-        streams = self._ends.searchsorted(ids, side="right")
-        # Of 16 bits they are sorted by their digits, several times as quickly.
-        by_stream = (streams.astype(np.uint16) if len(self.names) < 2**16 else streams).argsort(kind="stable")
-        own = (ids - self._starts[streams])[by_stream]
+    def parted(self, ids: np.ndarray, whose: object) -> tuple[np.ndarray, list[StreamIds]]:
+        """Bring ids of one stream together.
+
+        Args:
+            ids: int64 [n].
+            whose: they are; said in errors only.
+
+        Returns:
+            int64 [n], where each id so brought stood, and a part for each stream that occurs.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        places = ids.argsort()
+        together = ids[places]
+        bounds = together.searchsorted(self._bounds)
+        if bounds[0] or bounds[-1] < len(ids):
+            check_ids(ids, len(self), whose)
+        own = together - self._starts.repeat(bounds[1:] - bounds[:-1])
         parts, start = [], 0
-        for stream, count in enumerate(np.bincount(streams).tolist()):
-            if count:
-                stop = start + count
-                parts.append((stream, by_stream[start:stop], own[start:stop]))
+        for stream, stop in enumerate(bounds[1:].tolist()):
+            if start < stop:
+                its = slice(start, stop)
+                parts.append((stream, its, own[its]))
                 start = stop
-        return parts
+        return places, parts
 
-    def fetch(self, stream: int, ids: np.ndarray, epochs: np.ndarray) -> list[Any] | dict[str, Any]:
-        """Give the samples of one stream's own ids, int64 [m]: a list of m, or a dict of arrays [m, …].
+    def fetch(self, part: StreamIds, epochs: np.ndarray) -> list[Any] | dict[str, Any]:
+        """Give the samples of a part: a list of m, or a dict of arrays [m, …].
+
+        Args:
+            part: see `parted`.
+            epochs: int64 [n], of all ids that were parted, as they were brought together.
 
         Raises:
             ConfigError: the stream gave another number of them.
         """
+        stream, its, ids = part
         fetch, by_epoch = self._fetchers[stream]
-        rows = fetch(ids, epochs=epochs) if by_epoch else fetch(ids)
+        rows = fetch(ids, epochs=epochs[its]) if by_epoch else fetch(ids)
         if isinstance(rows, dict):
             wrong = {len(values) for values in rows.values()} - {len(ids)}
+        elif len(rows) == len(ids):
+            return rows
         else:
-            wrong = set() if len(rows) == len(ids) else {len(rows)}
+            wrong = {len(rows)}
         if wrong:
             raise ConfigError(f"the stream {self.names[stream]!r} gave {sorted(wrong)} rows for {len(ids)} ids")
         return rows
@@ -110,10 +134,11 @@ class Streams:
 
     def _prefetch(self, ids: np.ndarray, epochs: np.ndarray) -> None:
         """Tell each stream what comes of it."""
-        for stream, where, own in self.parted(ids):
+        places, parts = self.parted(ids, self)
+        for stream, its, own in parts:
             hint = getattr(self.datasets[stream], "prefetch", None)
             if callable(hint):
-                hint(own, **({"epochs": epochs[where]} if takes(hint, "epochs") else {}))
+                hint(own, **({"epochs": epochs[places[its]]} if takes(hint, "epochs") else {}))
 
     def _discard(self, id_: int) -> bool:
         """Have a stream throw away what is kept of a sample that failed."""

@@ -134,8 +134,7 @@ class Mixture:
             return np.array(offsets, np.int64), np.array(offsets, np.int64)
         streams, ordinals = self._picks(epoch, flat)
         ids, passes = np.empty_like(flat), np.empty_like(flat)
-        # Of 16 bits they are sorted by their digits, several times as quickly.
-        by_stream = np.argsort(streams.astype(np.uint16) if len(self._parts) < 2**16 else streams, kind="stable")
+        by_stream = np.argsort(_narrow(streams, len(self._parts)), kind="stable")
         counts = np.bincount(streams, minlength=len(self._parts))
         ids[by_stream], passes[by_stream] = self._of_each(counts, ordinals[by_stream])
         shape = np.shape(offsets)
@@ -179,27 +178,31 @@ class Mixture:
             return self._tree.pick(start + offsets)
         # What is stirred must not cross an end: of the epoch, or of a batch with fixed counts.
         size = self._batch if self._batches == "stratified" else self.num_samples
-        firsts, slots = _stirrings(offsets, size)
-        firsts, rows = np.unique(firsts, return_inverse=True)
+        segments = offsets // size * size
+        slots = (offsets - segments) % STIRRED
+        firsts, rows = _distinct(offsets - slots)
         within = start + firsts[:, None] + np.arange(STIRRED)  # [windows, 8]
         streams, ordinals = (found.reshape(within.shape) for found in self._tree.pick(within.ravel()))
         whole = firsts % size + STIRRED <= size
-        streams, ordinals = _stirred(streams, ordinals, _turns(firsts, whole, key(self._seed, "stir", epoch)))
+        turns = _turns(firsts, whole, key(self._seed, "stir", epoch))
+        streams, ordinals = _stirred(_narrow(streams, len(self._parts)), ordinals, turns)
         cells = rows * STIRRED + slots
-        return streams.ravel()[cells], ordinals.ravel()[cells]
+        return streams.take(cells).astype(np.int64), ordinals.take(cells)
 
     def _of_each(self, counts: np.ndarray, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give the ids and passes of the n-th samples of streams, both int64 [B], so many of each in turn."""
         taken = np.flatnonzero(counts)
         parts, counts = [self._parts[stream] for stream in taken.tolist()], counts[taken]
-        starts = np.cumsum(counts) - counts
-        passes, places = np.divmod(ordinals, np.repeat([part.order.num_samples for part in parts], counts))
-        first, last = np.minimum.reduceat(passes, starts), np.maximum.reduceat(passes, starts)
+        sizes, starts = np.array([part.order.num_samples for part in parts]), np.cumsum(counts) - counts
+        first, last = (limit.reduceat(ordinals, starts) // sizes for limit in (np.minimum, np.maximum))
         orders = [part.order for part in parts if isinstance(part.order, GlobalShuffle)]
         if len(orders) == len(parts) and (first == last).all():
+            # Each stream stays in one pass: nothing is divided sample by sample.
             keys = [order.key(number) for order, number in zip(orders, first.tolist(), strict=True)]
-            own = permute_each(places, counts.tolist(), [order.num_samples for order in orders], keys)
-            return own + np.repeat([part.first_id for part in parts], counts), passes
+            places = ordinals - np.repeat(first * sizes, counts)
+            own = permute_each(places, counts.tolist(), sizes.tolist(), keys)
+            return own + np.repeat([part.first_id for part in parts], counts), np.repeat(first, counts)
+        passes, places = np.divmod(ordinals, np.repeat(sizes, counts))
         for part, start, count in zip(parts, starts.tolist(), counts.tolist(), strict=True):
             mine = slice(start, start + count)
             places[mine] = _of_one(part, passes[mine], places[mine])
@@ -233,10 +236,15 @@ def _of_one(part: Part, passes: np.ndarray, places: np.ndarray) -> np.ndarray:
     return part.first_id + ids
 
 
-def _stirrings(offsets: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give the first offset of the 8 that each offset is stirred with, in segments of `size`, and its place there."""
-    slots = offsets % size % STIRRED
-    return offsets - slots, slots
+def _distinct(firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """List what differs, int64 [windows], and for each entry its row there, int64 [n]."""
+    steps = np.diff(firsts)
+    if (steps < 0).any():
+        distinct, rows = np.unique(firsts, return_inverse=True)
+        return distinct, rows
+    # One rank's places ascend: what differs from the one before is new.
+    is_new = np.concatenate([[True], steps > 0])
+    return firsts[is_new], np.cumsum(is_new) - 1
 
 
 def _turns(firsts: np.ndarray, whole: np.ndarray, stir_key: np.ndarray) -> np.ndarray:
@@ -247,19 +255,32 @@ def _turns(firsts: np.ndarray, whole: np.ndarray, stir_key: np.ndarray) -> np.nd
     mixed = (mixed ^ (mixed >> np.uint64(27)) ^ stir_key[1]) * _MIX_B
     orders = _orders()
     drawn = ((mixed >> np.uint64(33)) % np.uint64(len(orders))).astype(np.int64)
-    return orders[np.where(whole, drawn, 0)]
+    return orders.take(np.where(whole, drawn, 0), axis=0).astype(np.int64)
 
 
 def _stirred(streams: np.ndarray, ordinals: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Let streams change places, int64 [windows, 8] each; samples of one stream keep their order."""
-    stirred = np.take_along_axis(streams, turns, axis=1)
-    before, after = (np.argsort(rows, axis=1, kind="stable") for rows in (streams, stirred))
-    moved = np.empty_like(ordinals)
-    np.put_along_axis(moved, after, np.take_along_axis(ordinals, before, axis=1), axis=1)
-    return stirred, moved
+    """Let streams change places, [windows, 8] each; samples of one stream keep their order."""
+    cells = turns + np.arange(len(turns))[:, None] * STIRRED
+    stirred = streams.take(cells)
+    # In a window a stream's ordinals go up by one: its first there, and what was seen of it, say which it is.
+    return stirred, (ordinals - _seen(streams)).take(cells) + _seen(stirred)
+
+
+def _seen(rows: np.ndarray) -> np.ndarray:
+    """Count in each of [windows, 8] streams how often the same one stands before it in its window; int64."""
+    columns = np.ascontiguousarray(rows.T)
+    seen = np.zeros(columns.shape, np.uint8)
+    for place in range(1, len(columns)):
+        np.add.reduce((columns[:place] == columns[place]).view(np.uint8), axis=0, out=seen[place])
+    return seen.T
 
 
 @cache
 def _orders() -> np.ndarray:
-    """Give all orders of 8 things, int64 [40320, 8]."""
-    return np.array(list(permutations(range(STIRRED))), np.int64)
+    """Give all orders of 8 things, uint8 [40320, 8]: few enough bytes to stay in a core's cache."""
+    return np.array(list(permutations(range(STIRRED))), np.uint8)
+
+
+def _narrow(streams: np.ndarray, count: int) -> np.ndarray:
+    """Give numbers below `count` in few bits: up to 16 they are sorted by their digits, several times as quickly."""
+    return streams.astype(np.uint8 if count <= 2**8 else np.uint16 if count <= 2**16 else np.int64)

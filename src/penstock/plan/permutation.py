@@ -23,7 +23,8 @@ SMALL_RANGE = 256
 SMALL_ROUNDS = 24
 """Below SMALL_RANGE a hash has only a few values to add, so more of them are needed to reach every order alike."""
 
-_GOLDEN = 0x9E3779B97F4A7C15
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_TWO, _THREE = np.uint64(2), np.uint64(3)
 _MIX_A = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_B = np.uint64(0xC4CEB9FE1A85EC53)
 _HALF = np.uint64(32)
@@ -109,9 +110,10 @@ def permute_each(
         raise PlanError(f"positions run from {positions.min()} to {positions.max()}, some outside their ranges")
     widths = [isqrt(n - 1) + 1 for n in ranges]
     sides = np.array([widths, [-(-n // width) for n, width in zip(ranges, widths, strict=True)]], np.uint64)
-    rounds = np.array([_round_keys(key, ROUNDS) for key in keys]).T  # uint64 [ROUNDS, bijections]
+    rounds = _round_keys(np.stack(keys), ROUNDS)  # uint64 [ROUNDS, bijections]
     width, height = np.repeat(sides, counts, axis=1)
-    values = _network(values, width, height, np.repeat(rounds, counts, axis=1))
+    # One round's keys at a time: memory for all at once would be asked of the system, and given back, in every call.
+    values = _network(values, width, height, (np.repeat(each, counts) for each in rounds))
     outside = np.flatnonzero(values >= limits)
     while outside.size:
         which = np.searchsorted(ends, outside, side="right")
@@ -121,10 +123,11 @@ def permute_each(
     return values.view(np.int64)
 
 
-def _round_keys(key: np.ndarray, count: int) -> list[np.uint64]:
-    """Spread a 256-bit key over the rounds."""
-    words = [int(word) for word in key]
-    return [np.uint64((words[j % 4] + (j // 4) * _GOLDEN) & 0xFFFFFFFFFFFFFFFF) for j in range(count)]
+def _round_keys(keys: np.ndarray, count: int) -> np.ndarray:
+    """Spread 256-bit keys over the rounds: uint64 [..., 4] → [count, ...]."""
+    rounds = np.arange(count, dtype=np.uint64)
+    added = (rounds >> _TWO) * _GOLDEN
+    return (keys[..., rounds & _THREE] + added).T
 
 
 def _network(values: np.ndarray, width: Any, height: Any, rounds: Any) -> np.ndarray:

@@ -64,10 +64,12 @@ class QuotaTree:
         """
         if self._table is None:
             return self._descend(places)
-        rounds, within = np.divmod(places, self._sum)
+        # A division by one number is done without dividing, but not together with its remainder.
+        rounds = places // self._sum
+        within = places - rounds * self._sum
         table, weights = self._table
-        streams, ordinals = table[:, within]
-        return streams, ordinals + rounds * weights[streams]
+        streams = table[0].take(within)
+        return streams, table[1].take(within) + rounds * weights.take(streams)
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray] | None:
