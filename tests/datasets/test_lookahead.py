@@ -15,10 +15,10 @@ from penstock.store.wanted import Wanted
 class Held:
     """What is begun and not let go of or taken."""
 
-    def __init__(self, limit, *, landed=True):
+    def __init__(self, limit, *, landed=1_000_000):
         self.begun: Counter = Counter()
         self.ahead = Lookahead(limit, self.begun.update, self.begun.subtract)
-        self.ahead.go_on(landed=landed)
+        self.ahead.land(landed)
 
     def hint(self, ids, epoch=0):
         self.ahead.add([((epoch, id_), f"plan {id_}", [wanted(id_)]) for id_ in ids])
@@ -50,17 +50,23 @@ def test_a_hint_is_begun_at_once_and_taken_once(limit):
     assert held.take([3]) == [None]
 
 
-def test_until_something_has_landed_little_more_than_a_first_batch_is_begun():
-    held = Held(None, landed=False)
+def test_until_a_first_batch_has_landed_no_more_than_that_is_begun():
+    held = Held(None, landed=0)
     held.hint(range(300))
     assert held.count == module.FIRST_SAMPLES
     assert None not in held.take(range(64))
-    held.ahead.go_on(landed=True)
-    assert held.count == 300 - 64
+    held.hint(range(300, 310))
+    held.ahead.land(16)
+    held.ahead.go_on()
+    assert held.count == 0
+    held.ahead.land(48)
+    assert held.count == 0, "what the first batch still needs comes first"
+    held.ahead.go_on()
+    assert held.count == 310 - 64
 
 
 def test_hints_that_nobody_reads_in_turn_are_begun_at_once():
-    held = Held(None, landed=False)
+    held = Held(None, landed=0)
     held.ahead.add([((0, id_), id_, [wanted(id_)]) for id_ in range(300)], in_turn=False)
     assert held.count == 300
 
@@ -88,7 +94,7 @@ def test_sizes_nobody_knows_are_those_of_what_arrived():
     held.ahead.add([((0, id_), id_, [Wanted(f"s3://bucket/{id_}")]) for id_ in range(200)])
     assert held.count == 16
     for _ in range(50):
-        held.ahead.go_on(module.FIRST_GUESS_BYTES // 4)
+        held.ahead.land(1, module.FIRST_GUESS_BYTES // 4)
     assert held.count > 40
 
 

@@ -28,7 +28,7 @@ FIRST_GUESS_BYTES = 256 << 10
 CHUNK = 128
 """Objects begun at a time: whoever fetches waits for one such beginning at most."""
 FIRST_SAMPLES = 64
-"""Samples begun until the first have landed: what a first batch waits for shares the machine with no more."""
+"""Samples begun until as many have landed: what a first batch waits for shares the machine with no others."""
 MOST_HINTED = 4096
 OVERTAKEN = 512
 """What was hinted so many samples before one that is fetched now will not be: its reader has left."""
@@ -70,7 +70,7 @@ class Lookahead:
         self._begun_bytes = self._guessed = 0
         self._taken: dict[At, float] = {}
         self._count = 0
-        self._has_landed = False
+        self._num_begun = self._num_landed = 0
         self._mean_bytes = float(FIRST_GUESS_BYTES)
         _lookaheads.add(self)
 
@@ -87,7 +87,8 @@ class Lookahead:
             hints: where, what is known of the sample, and which objects it needs.
             in_turn: whether they will be fetched in this order, so that the first are wanted before all others.
         """
-        self._has_landed = self._has_landed or not in_turn
+        if not in_turn:
+            self._num_landed = FIRST_SAMPLES
         late = time.monotonic() - LATE_S
         with self._lock:
             for at, plan, wanted in hints:
@@ -137,16 +138,25 @@ class Lookahead:
             self._forget(stale)
         return found
 
-    def go_on(self, landed_bytes: int | None = None, *, landed: bool = False) -> None:
-        """Begin what there is room for.
+    def land(self, count: int, num_bytes: int | None = None) -> None:
+        """Take note that so many samples have just arrived, and begin what there is room for.
+
+        After the first ones nothing is begun here: a batch is waited for that they belong to.
 
         Args:
-            landed: something has arrived.
-            landed_bytes: of an object that has just arrived, from which the size of others is guessed.
+            count: how many.
+            num_bytes: of one of their objects, from which the size of others is guessed.
         """
-        self._has_landed = self._has_landed or landed
-        if landed_bytes is not None:
-            self._mean_bytes += (landed_bytes - self._mean_bytes) / 8
+        with self._lock:
+            were_first = self._num_landed < FIRST_SAMPLES
+            self._num_landed += count
+            if num_bytes is not None:
+                self._mean_bytes += (num_bytes - self._mean_bytes) / 8
+        if not were_first:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Begin what there is room for."""
         while self._waiting:
             # Within the lock: what is begun and what is taken are never the same.
             with self._lock:
@@ -161,6 +171,7 @@ class Lookahead:
             for kept in (self._hinted, self._waiting, self._begun, self._taken):
                 kept.clear()
             self._begun_bytes = self._guessed = 0
+            self._num_begun = self._num_landed = 0
         if begun:
             self._forget(begun)
 
@@ -173,7 +184,7 @@ class Lookahead:
         """Choose the objects to begin next."""
         chunk: list[Wanted] = []
         while self._waiting and len(chunk) < CHUNK:
-            if not self._has_landed and len(self._begun) >= FIRST_SAMPLES:
+            if self._num_landed < FIRST_SAMPLES <= self._num_begun:
                 break
             at = self._waiting[0]
             hinted = self._hinted.get(at)
@@ -182,6 +193,7 @@ class Lookahead:
                 if self._room is not None and num_bytes + guessed * self._mean_bytes > self._room:
                     break
                 self._begun[at] = hinted
+                self._num_begun += 1
                 self._begun_bytes, self._guessed = num_bytes, guessed
                 chunk += hinted.wanted
             self._waiting.popleft()

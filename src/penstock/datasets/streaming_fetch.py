@@ -142,6 +142,7 @@ class SampleFetcher:
         places = list(zip(_each(epochs, len(ids)), ids.tolist(), strict=True))
         if (again := self._again(ids, places)) is not None:
             return again
+        self._lookahead.go_on()
         plans = self._lookahead.take(places, in_turn=epochs is not None)
         missing = [j for j, plan in enumerate(plans) if plan is self._lookahead]
         if missing:
@@ -153,7 +154,7 @@ class SampleFetcher:
         wanted = [one for plan in plans for one in _wanted(plan)]
         files = self._acquired(wanted) if wanted else []
         if files:
-            self._lookahead.go_on(None if self._settings.limit is None else _size_of(files[0]), landed=True)
+            self._lookahead.land(len(places), None if self._settings.limit is None else _size_of(files[0]))
         arrived = iter(files)
         samples = [
             self._filled(id_, plan, arrived) if type(plan) is _Planned else plan

@@ -19,9 +19,10 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from contextvars import Context
 from dataclasses import dataclass
 from random import SystemRandom
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from penstock.errors import StoreError, StoreUnavailable
 from penstock.types import check_int
@@ -30,9 +31,11 @@ MAX_REQUESTS = 256
 STOP_S = 1.0
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 F = TypeVar("F")
 _jitter = SystemRandom()
 _log = logging.getLogger("penstock.store")
+_MAIN = threading.main_thread().ident
 _FORKED = (
     "this process was forked from one that had read from a store, and such a child cannot: start it "
     'with multiprocessing.get_context("spawn") or "forkserver"'
@@ -181,6 +184,41 @@ class Slots:
         self.give()
 
 
+class _OnceWoken(asyncio.SelectorEventLoop):
+    """An event loop that is woken once for all that other threads have it call meanwhile.
+
+    obstore's threads hand results over by the thousand, and a wake-up each, a byte through a socket, would cost as
+    much as the rest of the way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handed_over: deque[asyncio.Handle] = deque()
+        self._is_woken = False
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Call a function soon, from any thread."""
+        if threading.get_ident() == _MAIN:
+            # Ctrl-C may come between any two lines: a wake-up that is only noted would be the last.
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._handed_over.append(handle)
+        if not self._is_woken:
+            self._is_woken = True
+            super().call_soon_threadsafe(self._take_over)
+        return handle
+
+    def _take_over(self) -> None:
+        # First: what is handed over from now on is either seen below, or wakes the loop again.
+        self._is_woken = False
+        for _ in range(len(self._handed_over)):
+            handle = self._handed_over.popleft()
+            if not handle.cancelled():
+                handle._run()
+
+
 class _Loop:
     """The event loop that carries out this process's requests, begun at its first."""
 
@@ -213,7 +251,7 @@ class _Loop:
             return self._loop
 
     def _start(self) -> None:
-        loop = asyncio.new_event_loop()
+        loop = _OnceWoken()
         thread = threading.Thread(target=_run, args=[loop], name="penstock-requests", daemon=True)
         atexit.register(self.stop)
         if hasattr(os, "register_at_fork"):
