@@ -75,6 +75,40 @@ def test_requests_travel_side_by_side(web, files, fetcher):
     assert max(line["start"] for line in lines) < min(line["end"] for line in lines)
 
 
+def most_at_once(lines):
+    """Count the answers that were under way at the same time, a hundredth of a second aside."""
+    ends = [(line["start"], 1) for line in lines] + [(line["end"] - 0.01, -1) for line in lines]
+    return max(itertools.accumulate(change for _, change in sorted(ends)))
+
+
+@pytest.mark.parametrize("described", [False, True], ids=["quick", "described"])
+def test_no_more_requests_are_under_way_to_a_store_than_it_may_have(web, files, described):
+    if described:
+        store = open_store(web.url)
+        files = [want._replace(etag=store.head(name).etag) for want, name in zip(files, FILES, strict=True)]
+        web.forget()
+    web.latency(0.05)
+    fetcher = Fetcher({"max_requests": 3})
+    # Two callers of one store, one of which began when all places were taken.
+    with fetcher.get_many(files[:60]) as first, fetcher.get_many(files[60:]) as second:
+        found = gathered(first, 60) + gathered(second, len(files) - 60)
+    assert found == list(FILES.values())
+    assert most_at_once(web.requests(r"\.bin")) == 3
+
+
+def test_threads_that_read_from_a_store_share_what_it_may_have(web, files):
+    web.latency(0.05)
+    store = open_store(web.url, max_requests=2)
+    threads = [threading.Thread(target=store.get, args=[name]) for name in list(FILES)[:12]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most_at_once(web.requests(r"\.bin")) == 2
+    with pytest.raises(ConfigError, match="max_requests"):
+        open_store(web.url, max_requests=0)
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["size unknown", "size known"])
 def test_an_empty_object_is_empty(web, fetcher, known):
     web.add_files({"empty.bin": b""})

@@ -26,7 +26,7 @@ from penstock.store.requests import Patience, Slots, Transient, begin, persist, 
 from penstock.store.side_by_side import read_ranges
 from penstock.store.store import ObjectInfo
 from penstock.store.urls import Place
-from penstock.types import check_number
+from penstock.types import check_int, check_number
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
@@ -43,23 +43,36 @@ class BridgeStore:
         place: the URL, taken apart.
         timeout_s: longest silence of the server.
         retries: attempts after a first that failed in a way that may pass.
+        max_requests: connections to the server.
         options: what the driver takes, such as username, password, key_filename.
     """
 
     def __init__(
-        self, place: Place, *, timeout_s: float = TIMEOUT_S, retries: int = Patience().retries, **options: Any
+        self,
+        place: Place,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = Patience().retries,
+        max_requests: int = CONNECTIONS,
+        **options: Any,
     ) -> None:
         check_number("timeout_s", timeout_s, above=0, unit="seconds")
         self._place, self._timeout_s, self._patience = place, float(timeout_s), Patience(retries=retries)
         self._given = Given(options)
-        self._slots = Slots(CONNECTIONS)
+        self._max_requests = check_int("max_requests", max_requests, minimum=1)
+        self.room = Slots(self._max_requests)
         self._idle: list[Driver] = []
 
     def __repr__(self) -> str:
         return f"BridgeStore({self.url!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        given = {"timeout_s": self._timeout_s, "retries": self._patience.retries, **self._given.options}
+        given = {
+            "timeout_s": self._timeout_s,
+            "retries": self._patience.retries,
+            "max_requests": self._max_requests,
+            **self._given.options,
+        }
         return _reopened, (self._place, given)
 
     @property
@@ -184,7 +197,7 @@ class BridgeStore:
         deadline_s = self._timeout_s + num_bytes / SLOWEST
 
         async def attempt() -> T:
-            async with self._slots, slots():
+            async with self.room, slots():
                 return await _in_thread(partial(self._ask, ask, key), deadline_s)
 
         async def asked_wait_s() -> float | None:

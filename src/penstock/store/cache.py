@@ -63,7 +63,7 @@ def open_cache(
         limit: bytes that all its files together may have, such as "100mb" or "2tb"; None: any number;
             0: nothing stays that is not in use. Where processes have several limits the smallest holds.
         storage_options: see `open_store`; they go to every store that is fetched from.
-        max_requests: in flight at a time, at most 256.
+        max_requests: in flight for what is begun together; a process has at most 256.
         max_bytes: bound on what is in flight, in this process.
 
     Raises:

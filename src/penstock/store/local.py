@@ -26,7 +26,7 @@ class LocalStore:
 
     def __init__(self, folder: str | os.PathLike[str], **options: object) -> None:
         # What is said to a remote store about patience has no meaning for a disk; anything else is a mistake.
-        unknown = options.keys() - {"timeout_s", "retries"}
+        unknown = options.keys() - {"timeout_s", "retries", "max_requests"}
         if unknown:
             raise ConfigError(f"a local path takes no storage options, got {', '.join(sorted(unknown))}")
         self._folder = Path(folder)

@@ -23,7 +23,7 @@ _TWICE = re.compile(r"Duplicate key (?:(?:aws|google|azure)(?:_storage)?_)?(\w+)
 _OF_THE_CLIENT = ("proxy_url", "timeout", "connect_timeout", "allow_http", "allow_invalid_certificates", "user_agent")
 _ANONYMOUS = "did you mean skip_signature=True?"
 _CLIENT_OPTION = "it is one of the client: give client_options={{'{name}': …}}"
-_COMMON = ("retries", "timeout_s", "credential_provider", "client_options", "skip_signature")
+_COMMON = ("retries", "timeout_s", "max_requests", "credential_provider", "client_options", "skip_signature")
 _USUAL = {
     "s3": ("access_key_id", "secret_access_key", "token", "region", "endpoint", "virtual_hosted_style_request"),
     "gs": ("service_account_path", "service_account_key", "application_credentials"),

@@ -19,13 +19,13 @@ from penstock.store.failures import CREDENTIALS, BucketMissing, RedirectedInCirc
 from penstock.store.hub import HubAccess, file_facts, hub_access, hub_commit, hub_tree, refusal
 from penstock.store.listings import list_objects
 from penstock.store.probe import Answer, probe
-from penstock.store.requests import Patience, Transient, begin, persist, run, slots
+from penstock.store.requests import MAX_REQUESTS, Patience, Slots, Transient, begin, persist, run, slots
 from penstock.store.side_by_side import read_ranges
 from penstock.store.store import ObjectInfo
 from penstock.store.uploads import uploading
 from penstock.store.urls import HTTP, Place
 from penstock.store.web_folders import WebFolders
-from penstock.types import check_number
+from penstock.types import check_int, check_number
 
 T = TypeVar("T")
 TIMEOUT_S = 30.0
@@ -38,6 +38,7 @@ class RemoteStore:
         place: the URL, taken apart.
         timeout_s: longest silence of the server.
         retries: attempts after a first that failed in a way that may pass.
+        max_requests: under way at once.
         headers: sent with each request (HTTP and Hub); or a function that gives them, see `Connection`.
         headers_may_leave: they go along where another server is redirected to.
         options: see `open_store`.
@@ -49,6 +50,7 @@ class RemoteStore:
         *,
         timeout_s: float = TIMEOUT_S,
         retries: int = Patience().retries,
+        max_requests: int = MAX_REQUESTS,
         headers: Headers | None = None,
         headers_may_leave: bool = False,
         **options: Any,
@@ -59,6 +61,7 @@ class RemoteStore:
         given = {
             "timeout_s": timeout_s,
             "retries": retries,
+            "max_requests": max_requests,
             "headers": headers,
             "headers_may_leave": headers_may_leave,
             **options,
@@ -67,6 +70,7 @@ class RemoteStore:
         self._pinning = threading.Lock()
         self._given = Given(given)
         self._patience = Patience(retries=retries)
+        self.room = Slots(check_int("max_requests", max_requests, minimum=1))
         self._hub: HubAccess | None = None
         if place.scheme == "hf":
             who = {name: options.pop(name, None) for name in ("endpoint", "token")}
@@ -98,7 +102,7 @@ class RemoteStore:
 
     def get(self, path: str = "") -> bytes:
         """Read an object whole."""
-        self._pin()
+        self.pin()
         return run(self._get(path, None, None, None))
 
     def get_range(self, path: str, start: int, stop: int, *, etag: str | None = None) -> bytes:
@@ -109,11 +113,11 @@ class RemoteStore:
         self, path: str, starts: Sequence[int], stops: Sequence[int], *, etag: str | None = None
     ) -> list[bytes]:
         """Read many ranges of an object, side by side, close ones in one request."""
-        return run(self._ranges(path, starts, stops, None if self._pin() else etag))
+        return run(self._ranges(path, starts, stops, None if self.pin() else etag))
 
     def begin_range(self, path: str, start: int, stop: int, *, etag: str | None = None) -> Future[bytes]:
         """Begin to read bytes [start, stop) of an object; cancelling the future ends the request."""
-        etag = None if self._pin() else etag
+        etag = None if self.pin() else etag
 
         async def first() -> bytes:
             return (await self._ranges(path, [start], [stop], etag))[0]
@@ -125,13 +129,13 @@ class RemoteStore:
 
     def copy_to(self, path: str, file: BinaryIO) -> tuple[int, str | None]:
         """Write an object whole into a file, in one request; gives its size and, but for the Hub, etag."""
-        self._pin()
+        self.pin()
         meta = run(self._persist(path, "GET", partial(self._asked, partial(objects.copy, file=file))))
         return meta["size"], None if self._hub else meta["e_tag"]
 
     def head(self, path: str = "") -> ObjectInfo:
         """Describe an object; on the Hub `version` is the commit and `etag` what identifies the content."""
-        if self._pin():
+        if self.pin():
             size, tag, commit = file_facts(run(self._persist(path, "HEAD", self._headers_of)))
             return ObjectInfo(path=path, size=size, etag=tag, version=commit)
         meta = run(self._persist(path, "HEAD", partial(self._asked, objects.describe)))
@@ -175,7 +179,7 @@ class RemoteStore:
                 yield ObjectInfo(path=name, size=size, etag=etag, last_modified=changed, version=version)
 
     def _list_hub(self, prefix: str) -> Iterator[ObjectInfo]:
-        self._pin()
+        self.pin()
         assert self._hub is not None
         base = "/".join(part for part in (self._place.key, prefix.strip("/")) if part)
         below = len(self._place.key) + 1 if self._place.key else 0
@@ -218,16 +222,12 @@ class RemoteStore:
     def close(self) -> None:
         """Nothing is held but connections, which stores of one root share and which close when idle."""
 
-    def pin(self) -> None:
-        """Settle what the store's URL leaves open, such as the commit that a branch of the Hub is at.
+    def pin(self) -> bool:
+        """Make a store of the Hub one of the commit that its revision is now; tell whether it is such a store.
 
         Raises:
             StoreError: it can't be found out.
         """
-        self._pin()
-
-    def _pin(self) -> bool:
-        """Make a store of the Hub one of the commit that its revision is now; tell whether it is such a store."""
         if self._hub is None:
             return False
         with self._pinning:
@@ -318,7 +318,7 @@ class RemoteStore:
         what = f"{verb} {self._shown(path)}"
 
         async def attempt() -> T:
-            async with slots():
+            async with self.room, slots():
                 start = began or monotonic()
                 try:
                     return await request(key)

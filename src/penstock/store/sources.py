@@ -22,6 +22,7 @@ from penstock.store.bridge import BridgeStore
 from penstock.store.failures import ended_early
 from penstock.store.pace import Pace
 from penstock.store.remote import RemoteStore
+from penstock.store.requests import Slots
 from penstock.store.store import Store, open_place
 from penstock.store.urls import HTTP, Place, parse_url
 
@@ -45,6 +46,8 @@ class Source:
     def __init__(self, place: Place, store: Callable[[], Store], threads: ThreadPoolExecutor) -> None:
         self._place, self._opener, self._threads = place, store, threads
         self._opened: Store | None = None
+        self._room: Slots | None = None
+        """Of requests that may be under way, as the store has them."""
         self._own = place.is_own and place.scheme != "file"
         self.ranges = True
         """False once it has answered a request for a range with the whole object."""
@@ -56,6 +59,7 @@ class Source:
     def _store(self) -> Store:
         if self._opened is None:
             self._opened = self._opener()
+            self._room = getattr(self._opened, "room", None)
         return self._opened
 
     @property
@@ -78,6 +82,20 @@ class Source:
         """
         if isinstance(self._store, RemoteStore):
             self._store.pin()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request to it may be under way."""
+        return self._room is None or self._room.free > 0
+
+    def take(self) -> bool:
+        """Take a place for a request, if one is free."""
+        return self._room is None or self._room.take()
+
+    def give(self) -> None:
+        """Give a place back."""
+        if self._room is not None:
+            self._room.give()
 
     def attempt(self, path: str, start: int, stop: int) -> asyncio.Future[Any]:
         """Make one attempt at a range; see `RemoteStore.attempt`."""

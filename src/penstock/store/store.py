@@ -97,8 +97,9 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
         url: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, `http(s)://HOST/PATH`,
             `hf://ORG/NAME[@REVISION]/PATH`, `file:///PATH`, `memory://NAME`, a local path, or what fsspec has a
             driver for, such as `sftp://USER@HOST/PATH`.
-        storage_options: `timeout_s` (30, longest silence of a server), `retries` (6), `headers` (HTTP and
-            Hub; a mapping, or a function that gives one and is called again when it is refused; they stay with
+        storage_options: `timeout_s` (30, longest silence of a server), `retries` (6), `max_requests` (how many may be
+            under way at once: 256; connections to what goes through fsspec: 8), `headers` (HTTP and Hub; a mapping,
+            or a function that gives one and is called again when it is refused; they stay with
             their server unless `headers_may_leave=True`); `token` and
             `endpoint` for the Hub, else HF_TOKEN and HF_ENDPOINT, read when the store is opened; for the clouds
             whatever obstore's S3Store, GCSStore and AzureStore take: `region`, `endpoint`, `access_key_id`,

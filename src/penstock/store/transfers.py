@@ -120,7 +120,10 @@ class Transfers:
             if self._held_bytes + trip.expected > delivery.max_bytes and not self._may_hold(delivery, trip):
                 return True
             quick = trip.source.direct and trip.quick
+            if quick and not trip.source.take():
+                return True
             if quick and not self._slots.take():
+                trip.source.give()
                 return False
             waiting.popleft()
             self._held_bytes += trip.expected
@@ -154,11 +157,16 @@ class Transfers:
             future = trip.source.attempt(trip.path, trip.start, trip.stop)
         except (ValueError, OSError) as error:
             # A name that no store can have is refused at once.
-            self._slots.give(quietly=True)
+            self._give_place(trip)
             self._persist(delivery, trip, meaning(error))
             return
         self._note(trip, future)
         future.add_done_callback(partial(self._attempted, delivery, trip))
+
+    def _give_place(self, trip: Trip) -> None:
+        """Give the place of an attempt back."""
+        trip.source.give()
+        self._slots.give(quietly=True)
 
     def _persist(self, delivery: Delivery, trip: Trip, failed: Exception | None) -> None:
         """Carry a trip out with patience, in a task of its own, which takes places when it needs them."""
@@ -185,7 +193,7 @@ class Transfers:
 
     def _attempted(self, delivery: Delivery, trip: Trip, future: asyncio.Future[Any]) -> None:
         """Take up how an attempt has ended."""
-        self._slots.give(quietly=True)
+        self._give_place(trip)
         error = _failure(future)
         if error is None and trip in delivery.under_way:
             data = future.result()
@@ -277,6 +285,8 @@ class Transfers:
             self._watching = False
             return
         asyncio.get_running_loop().call_later(WATCH_S, self._watch)
+        # What others asked of the same stores may have ended meanwhile.
+        self.pump()
         now = monotonic()
         for delivery in self._open:
             for trip in list(delivery.under_way):
@@ -288,11 +298,12 @@ class Transfers:
 
     def _double(self, delivery: Delivery, trip: Trip, age_s: float) -> None:
         pace = trip.source.pace(trip.expected)
-        if age_s < pace.slow_s() or not self._slots.free or not pace.may_double():
+        if age_s < pace.slow_s() or not (self._slots.free and trip.source.has_room) or not pace.may_double():
             return
         if isinstance(trip.running, asyncio.Task):
             self._persist(delivery, trip, None)
         else:
+            trip.source.take()
             self._slots.take()
             self._attempt(delivery, trip)
 
