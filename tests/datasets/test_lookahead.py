@@ -51,18 +51,18 @@ def test_a_hint_is_begun_at_once_and_taken_once(limit):
 
 
 def test_until_a_first_batch_has_landed_no_more_than_that_is_begun():
-    held = Held(None, landed=0)
-    held.hint(range(300))
-    assert held.count == module.FIRST_SAMPLES
-    assert None not in held.take(range(64))
-    held.hint(range(300, 310))
-    held.ahead.land(16)
+    held, first = Held(None, landed=0), module.FIRST_SAMPLES
+    held.hint(range(first + 200))
+    assert held.count == first
+    assert None not in held.take(range(first))
+    held.hint(range(first + 200, first + 210))
+    held.ahead.land(first // 4)
     held.ahead.go_on()
     assert held.count == 0
-    held.ahead.land(48)
+    held.ahead.land(first - first // 4)
     assert held.count == 0, "what the first batch still needs comes first"
     held.ahead.go_on()
-    assert held.count == 310 - 64
+    assert held.count == 210
 
 
 def test_hints_that_nobody_reads_in_turn_are_begun_at_once():
