@@ -27,7 +27,7 @@ ROOM_SHARE = 4
 FIRST_GUESS_BYTES = 256 << 10
 CHUNK = 128
 """Objects begun at a time: whoever fetches waits for one such beginning at most."""
-FIRST_SAMPLES = 128
+FIRST_SAMPLES = 64
 """Samples begun until as many have landed: what a first batch waits for shares the machine with no others."""
 MOST_HINTED = 4096
 OVERTAKEN = 512
