@@ -318,6 +318,16 @@ class TestOneCallForEachStream:
         assert set(remote.hinted.values()) == {1}
         assert {row["epoch"] for row in rows} == set(range(15))
 
+    def test_hints_come_in_the_order_in_which_samples_are_wanted(self):
+        class Told(list):
+            def prefetch(self, ids, epochs):
+                self.told = list(zip(ids.tolist(), epochs.tolist(), strict=True))
+
+        near, far = Told(range(10)), Told(range(10))
+        mix({"near": near, "far": far}).prefetch(np.array([7, 15, 3, 11]), np.array([0, 1, 2, 3]))
+        assert near.told == [(7, 0), (3, 2)]
+        assert far.told == [(5, 1), (1, 3)]
+
     def test_without_any_hint_nobody_is_asked_for_one(self):
         assert not hasattr(mix(counting(a=3)), "prefetch")
 

@@ -135,10 +135,13 @@ class Streams:
     def _prefetch(self, ids: np.ndarray, epochs: np.ndarray) -> None:
         """Tell each stream what comes of it."""
         places, parts = self.parted(ids, self)
-        for stream, its, own in parts:
+        for stream, its, _ in parts:
             hint = getattr(self.datasets[stream], "prefetch", None)
             if callable(hint):
-                hint(own, **({"epochs": epochs[places[its]]} if takes(hint, "epochs") else {}))
+                # In the order in which they will be wanted.
+                where = np.sort(places[its])
+                own = ids[where] - self.firsts[stream]
+                hint(own, **({"epochs": epochs[where]} if takes(hint, "epochs") else {}))
 
     def _discard(self, id_: int) -> bool:
         """Have a stream throw away what is kept of a sample that failed."""
