@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 
 import pytest
@@ -63,6 +64,28 @@ def test_until_a_first_batch_has_landed_no_more_than_that_is_begun():
     assert held.count == 0, "what the first batch still needs comes first"
     held.ahead.go_on()
     assert held.count == 210
+
+
+def test_the_rest_is_begun_soon_after_a_batch_that_is_smaller_though_nobody_asks_for_more():
+    held = Held(None, landed=0)
+    held.hint(range(300))
+    assert None not in held.take(range(4))
+    held.ahead.land(4)
+    deadline = time.monotonic() + 10
+    while held.count < 296 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert held.count == 296
+
+
+def test_what_was_closed_begins_nothing_later(monkeypatch):
+    monkeypatch.setattr(module, "SOON_S", 0.2)
+    held = Held(None, landed=0)
+    held.hint(range(300))
+    held.take(range(4))
+    held.ahead.land(4)
+    held.ahead.clear()
+    time.sleep(0.3)
+    assert held.count == 0
 
 
 def test_hints_that_nobody_reads_in_turn_are_begun_at_once():

@@ -14,9 +14,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from penstock.errors import StoreError
 from penstock.store.wanted import Wanted
 
 At = tuple[int, int]
@@ -29,6 +31,8 @@ CHUNK = 128
 """Objects begun at a time: whoever fetches waits for one such beginning at most."""
 FIRST_SAMPLES = 64
 """Samples begun until as many have landed: what a first batch waits for shares the machine with no others."""
+SOON_S = 0.05
+"""After the first have landed: by then a smaller batch has been handed out, and its trainer may be busy for long."""
 MOST_HINTED = 4096
 OVERTAKEN = 512
 """What was hinted so many samples before one that is fetched now will not be: its reader has left."""
@@ -71,6 +75,7 @@ class Lookahead:
         self._taken: dict[At, float] = {}
         self._count = 0
         self._num_begun = self._num_landed = 0
+        self._soon: threading.Timer | None = None
         self._mean_bytes = float(FIRST_GUESS_BYTES)
         _lookaheads.add(self)
 
@@ -152,6 +157,10 @@ class Lookahead:
             self._num_landed += count
             if num_bytes is not None:
                 self._mean_bytes += (num_bytes - self._mean_bytes) / 8
+            if were_first and self._soon is None:
+                self._soon = threading.Timer(SOON_S, self._go_on_anyway)
+                self._soon.daemon = True
+                self._soon.start()
         if not were_first:
             self.go_on()
 
@@ -164,9 +173,19 @@ class Lookahead:
                     return
                 self._begin(chunk)
 
+    def _go_on_anyway(self) -> None:
+        """Begin what there is room for, however few have landed."""
+        self._num_landed = max(self._num_landed, FIRST_SAMPLES)
+        # Whoever closed the cache meanwhile wants nothing more of it.
+        with suppress(StoreError):
+            self.go_on()
+
     def clear(self) -> None:
         """Forget all hints, and what they began."""
         with self._lock:
+            if self._soon is not None:
+                self._soon.cancel()
+                self._soon = None
             begun = [one for hinted in self._begun.values() for one in hinted.wanted]
             for kept in (self._hinted, self._waiting, self._begun, self._taken):
                 kept.clear()
@@ -177,7 +196,7 @@ class Lookahead:
 
     def _after_fork(self) -> None:
         """Begin without hints in a forked child, whatever a thread of the parent was doing to them."""
-        self._lock = threading.Lock()
+        self._lock, self._soon = threading.Lock(), None
         self.clear()
 
     def _next(self) -> list[Wanted]:
