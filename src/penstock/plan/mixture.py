@@ -267,7 +267,7 @@ def _stirred(streams: np.ndarray, ordinals: np.ndarray, turns: np.ndarray) -> tu
 
 
 def _seen(rows: np.ndarray) -> np.ndarray:
-    """Count in each of [windows, 8] streams how often the same one stands before it in its window; int64."""
+    """Count for each of [windows, 8] streams how often the same one stands before it in its window; uint8."""
     columns = np.ascontiguousarray(rows.T)
     seen = np.zeros(columns.shape, np.uint8)
     for place in range(1, len(columns)):
