@@ -158,7 +158,8 @@ class Lookahead:
             if num_bytes is not None:
                 self._mean_bytes += (num_bytes - self._mean_bytes) / 8
             if were_first and self._soon is None:
-                self._soon = threading.Timer(SOON_S, self._go_on_anyway)
+                # It knows this by a weak reference: what is dropped is gone at once, not when the collector comes.
+                self._soon = threading.Timer(SOON_S, _go_on_anyway, [weakref.ref(self)])
                 self._soon.daemon = True
                 self._soon.start()
         if not were_first:
@@ -173,7 +174,7 @@ class Lookahead:
                     return
                 self._begin(chunk)
 
-    def _go_on_anyway(self) -> None:
+    def go_on_anyway(self) -> None:
         """Begin what there is room for, however few have landed."""
         self._num_landed = max(self._num_landed, FIRST_SAMPLES)
         # Whoever closed the cache meanwhile wants nothing more of it.
@@ -226,6 +227,11 @@ class Lookahead:
         self._begun_bytes -= hinted.known_bytes
         self._guessed -= hinted.guessed
         return hinted.wanted
+
+
+def _go_on_anyway(reference: weakref.ref[Lookahead]) -> None:
+    if (ahead := reference()) is not None:
+        ahead.go_on_anyway()
 
 
 def _size_of(wanted: Wanted) -> int | None:
