@@ -195,11 +195,12 @@ class Mix:
             IndexError: there is no such sample.
         """
         places, parts = self._streams.parted(ids, self)
-        passes = np.zeros(len(ids), np.int64) if epochs is None else epochs[places]
+        passes = np.zeros(len(ids), np.int64) if epochs is None else epochs
         if len(parts) == 1 and not self._transforms:
             # As they were asked for, they need not be put back.
-            stream, passes[places] = parts[0][0], passes.copy()
+            stream = parts[0][0]
             return self._streams.fetch((stream, slice(None), ids - self._streams.firsts[stream]), passes)
+        passes = passes[places]
         gathered = Gathered(places, None if self._transforms else self._buffers)
         for part in parts:
             rows = self._streams.fetch(part, passes)

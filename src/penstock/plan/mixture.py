@@ -168,7 +168,7 @@ class Mixture:
             )
 
     def _picks(self, epoch: int, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Give the stream at each offset and how many of its samples come before, both int64 [n]."""
+        """Give the stream at each offset, whole numbers [n], and how many of its samples come before, int64 [n]."""
         start = epoch * self.num_samples
         if self._batches == "per_stream":
             numbers, slots = np.divmod(start + offsets, self._batch)
@@ -187,7 +187,7 @@ class Mixture:
         turns = _turns(firsts, whole, key(self._seed, "stir", epoch))
         streams, ordinals = _stirred(_narrow(streams, len(self._parts)), ordinals, turns)
         cells = rows * STIRRED + slots
-        return streams.take(cells).astype(np.int64), ordinals.take(cells)
+        return streams.take(cells), ordinals.take(cells)
 
     def _of_each(self, counts: np.ndarray, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give the ids and passes of the n-th samples of streams, both int64 [B], so many of each in turn."""

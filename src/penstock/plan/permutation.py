@@ -24,7 +24,6 @@ SMALL_ROUNDS = 24
 """Below SMALL_RANGE a hash has only a few values to add, so more of them are needed to reach every order alike."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_TWO, _THREE = np.uint64(2), np.uint64(3)
 _MIX_A = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_B = np.uint64(0xC4CEB9FE1A85EC53)
 _HALF = np.uint64(32)
@@ -125,9 +124,8 @@ def permute_each(
 
 def _round_keys(keys: np.ndarray, count: int) -> np.ndarray:
     """Spread 256-bit keys over the rounds: uint64 [..., 4] → [count, ...]."""
-    rounds = np.arange(count, dtype=np.uint64)
-    added = (rounds >> _TWO) * _GOLDEN
-    return (keys[..., rounds & _THREE] + added).T
+    rounds = np.arange(count)
+    return (keys[..., rounds % 4] + (rounds // 4).astype(np.uint64) * _GOLDEN).T
 
 
 def _network(values: np.ndarray, width: Any, height: Any, rounds: Any) -> np.ndarray:
