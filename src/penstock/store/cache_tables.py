@@ -1,6 +1,6 @@
 """The files in which a cache's holders show what they have in use: bits and a few numbers, read and written.
 
-    head, limit, reserved, leaving, beat · a bit a spot · a word a ticket · tail
+    head, limit, reserved, leaving, beat · a word a ticket · a bit a spot · tail
 
 Nothing is mapped, so whoever truncates or overwrites such a file ends no process: what of it can't be read counts
 as in use, until its holder writes it anew.
@@ -16,8 +16,9 @@ from pathlib import Path
 
 SPOTS = 1 << 15
 TICKETS = 1 << 12
-TICKETS_AT = 64 + SPOTS // 8
-TAIL_AT = TICKETS_AT + 4 * TICKETS
+TICKETS_AT = 64
+BITS_AT = TICKETS_AT + 4 * TICKETS
+TAIL_AT = BITS_AT + SPOTS // 8
 TABLE_BYTES = TAIL_AT + 8
 NO_LIMIT = -1
 FEW = 2
@@ -63,7 +64,7 @@ class Table:
     def is_pinned(self, spot: int) -> bool:
         """Whether its holder has, or may have, a file at a spot in use."""
         before = _tail_of(self.file)
-        bits = os.pread(self.file, 1, _HEADER.size + (spot >> 3))
+        bits = os.pread(self.file, 1, BITS_AT + (spot >> 3))
         # A table that lost its bits and was given them again meanwhile has another tail.
         return not bits or bool(bits[0] >> (spot & 7) & 1) or before is None or before != _tail_of(self.file)
 
@@ -95,7 +96,7 @@ class OwnTable:
 
     def whole(self) -> bytes:
         """Give all that stands in the file."""
-        return self._header() + self.bits + bytes(4 * TICKETS) + _new_tail()
+        return self._header() + bytes(4 * TICKETS) + self.bits + _new_tail()
 
     def _header(self) -> bytes:
         return _HEADER.pack(_HEAD, self.limit, self.reserved, self.leaving, self.beat)
@@ -130,10 +131,10 @@ class OwnTable:
         """Write what has changed: a byte or two, or all, which costs twice as much."""
         changed = self._changed
         if len(changed) > FEW:
-            os.pwrite(file, self.bits, _HEADER.size)
+            os.pwrite(file, self.bits, BITS_AT)
         else:
             for place in changed:
-                os.pwrite(file, self.bits[place : place + 1], _HEADER.size + place)
+                os.pwrite(file, self.bits[place : place + 1], BITS_AT + place)
         changed.clear()
 
     def show_header(self, file: int) -> None:
@@ -144,9 +145,9 @@ class OwnTable:
         """Write all anew, if the file has been truncated."""
         if _tail_of(file) is None:
             allocate(file, TABLE_BYTES)
-            os.pwrite(file, self.bits, _HEADER.size)
             self.show_header(file)
-            os.pwrite(file, _new_tail(), TAIL_AT)
+            # In one write: bits truncated before their tail stands would count as bits that nobody set.
+            os.pwrite(file, self.bits + _new_tail(), BITS_AT)
 
 
 def _tail_of(file: int) -> bytes | None:
