@@ -9,7 +9,7 @@ all keyed by its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from penstock.datasets.answers import as_samples, own_transforms
-from penstock.datasets.gathered import Gathered
+from penstock.datasets.gathered import Answer, gather
 from penstock.datasets.ids import check_id
 from penstock.datasets.leased import Leased, lease_of
 from penstock.datasets.streams import StreamIds, Streams
@@ -195,17 +195,16 @@ class Mix:
             IndexError: there is no such sample.
         """
         places, parts = self._streams.parted(ids, self)
-        passes = np.zeros(len(ids), np.int64) if epochs is None else epochs
         if len(parts) == 1 and not self._transforms:
             # As they were asked for, they need not be put back.
             stream = parts[0][0]
-            return self._streams.fetch((stream, slice(None), ids - self._streams.firsts[stream]), passes)
-        passes = passes[places]
-        gathered = Gathered(places, None if self._transforms else self._buffers)
-        for part in parts:
-            rows = self._streams.fetch(part, passes)
-            gathered.add(_marked(part, passes, rows) if self._transforms else rows, part[1])
-        return gathered.rows()
+            as_asked = (stream, slice(None), ids - self._streams.firsts[stream])
+            return next(self._streams.fetch([as_asked], epochs))[1]
+        passes = None if epochs is None else epochs[places]
+        answers = self._streams.fetch(parts, passes)
+        if self._transforms:
+            return gather(places, _marked(parts, passes, answers), None)
+        return gather(places, answers, self._buffers)
 
     def keyed_transforms(self, seed: int) -> tuple[Callable[..., Any], ...]:
         """Give what runs the streams' own transforms, with the randomness of a seed and the stream's name."""
@@ -246,15 +245,16 @@ class Picked(NamedTuple):
     sample: Any
 
 
-def _marked(part: StreamIds, passes: np.ndarray, rows: list[Any] | dict[str, Any]) -> list[Any]:
+def _marked(parts: Sequence[StreamIds], passes: np.ndarray | None, answers: Iterable[Answer]) -> Iterator[Answer]:
     """Mark samples with their stream, but for what was left out or failed."""
-    stream, its, ids = part
-    samples = as_samples(rows, len(ids)) if isinstance(rows, dict) else rows
-    marked = [
-        row if row is None or isinstance(row, Exception) else Picked(stream, epoch, id_, row)
-        for epoch, id_, row in zip(passes[its].tolist(), ids.tolist(), samples, strict=True)
-    ]
-    return marked if (lease := lease_of(rows)) is None else Leased.of(marked, lease)
+    for (stream, _, ids), (its, rows) in zip(parts, answers, strict=True):
+        samples = as_samples(rows, len(ids)) if isinstance(rows, dict) else rows
+        epochs = [0] * len(ids) if passes is None else passes[its].tolist()
+        marked = [
+            row if row is None or isinstance(row, Exception) else Picked(stream, epoch, id_, row)
+            for epoch, id_, row in zip(epochs, ids.tolist(), samples, strict=True)
+        ]
+        yield its, marked if (lease := lease_of(rows)) is None else Leased.of(marked, lease)
 
 
 class _OwnTransforms:

@@ -5,13 +5,14 @@ id = where the stream's ids begin + the stream's own id
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from penstock.datasets.gathered import Answer
 from penstock.datasets.ids import check_ids
 from penstock.errors import ConfigError
 from penstock.formats.files import digest
@@ -89,28 +90,26 @@ class Streams:
                 start = stop
         return places, parts
 
-    def fetch(self, part: StreamIds, epochs: np.ndarray) -> list[Any] | dict[str, Any]:
-        """Give the samples of a part: a list of m, or a dict of arrays [m, …].
+    def fetch(self, parts: Sequence[StreamIds], epochs: np.ndarray | None) -> Iterator[Answer]:
+        """Give the samples of parts, one after the other: which ones, and a list of m or a dict of arrays [m, …].
 
         Args:
-            part: see `parted`.
-            epochs: int64 [n], of all ids that were parted, as they were brought together.
+            parts: see `parted`.
+            epochs: int64 [n], of all ids that were parted, as they were brought together. None: 0.
 
         Raises:
-            ConfigError: the stream gave another number of them.
+            ConfigError: a stream gave another number of them.
         """
-        stream, its, ids = part
-        fetch, by_epoch = self._fetchers[stream]
-        rows = fetch(ids, epochs=epochs[its]) if by_epoch else fetch(ids)
-        if isinstance(rows, dict):
-            wrong = {len(values) for values in rows.values()} - {len(ids)}
-        elif len(rows) == len(ids):
-            return rows
-        else:
-            wrong = {len(rows)}
-        if wrong:
-            raise ConfigError(f"the stream {self.names[stream]!r} gave {sorted(wrong)} rows for {len(ids)} ids")
-        return rows
+        for stream, its, ids in parts:
+            fetch, by_epoch = self._fetchers[stream]
+            if by_epoch:
+                rows = fetch(ids, epochs=np.zeros(len(ids), np.int64) if epochs is None else epochs[its])
+            else:
+                rows = fetch(ids)
+            heights = {len(values) for values in rows.values()} if isinstance(rows, dict) else {len(rows)}
+            if heights != {len(ids)}:
+                raise ConfigError(f"the stream {self.names[stream]!r} gave {sorted(heights)} rows for {len(ids)} ids")
+            yield its, rows
 
     def attributes(self, name: str) -> list[Any]:
         """List what the streams say of something, where it is not None."""

@@ -178,11 +178,11 @@ class Mixture:
             return self._tree.pick(start + offsets)
         # What is stirred must not cross an end: of the epoch, or of a batch with fixed counts.
         size = self._batch if self._batches == "stratified" else self.num_samples
-        segments = offsets // size * size
-        slots = (offsets - segments) % STIRRED
+        within = offsets % size if size < self.num_samples else offsets
+        slots = within % STIRRED
         firsts, rows = _distinct(offsets - slots)
-        within = start + firsts[:, None] + np.arange(STIRRED)  # [windows, 8]
-        streams, ordinals = (found.reshape(within.shape) for found in self._tree.pick(within.ravel()))
+        windows = start + firsts[:, None] + np.arange(STIRRED)  # [windows, 8]
+        streams, ordinals = (found.reshape(windows.shape) for found in self._tree.pick(windows.ravel()))
         whole = firsts % size + STIRRED <= size
         turns = _turns(firsts, whole, key(self._seed, "stir", epoch))
         streams, ordinals = _stirred(_narrow(streams, len(self._parts)), ordinals, turns)
