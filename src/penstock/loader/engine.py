@@ -61,16 +61,17 @@ class InlineEngine:
                         # Which sample of a list fails is found one by one: not twice for each group.
                         steps, group, lists_ahead = 1, 1, False
                     part = recipe.part(share.epochs(step), share.ids[step])
-                gives_arrays = is_table(part.rows)
-                if gives_arrays and steps > 1:
-                    size = sum(values.nbytes for values in part.rows.values()) // steps
-                    for batch in as_steps(part.rows, steps):
+                rows = part.rows
+                gives_arrays = is_table(rows)
+                if steps > 1 and is_table(rows):
+                    size = sum(values.nbytes for values in rows.values()) // steps
+                    for batch in as_steps(rows, steps):
                         yield batch, share, step, samples, size, None
                         step += 1
-                    del part, batch
+                    del part, rows, batch
                 else:
                     parts = deque(_cut(part, steps))
-                    del part
+                    del part, rows
                     while parts:
                         made = recipe.assemble(share.epochs(step), share.ids[step], [parts.popleft()])
                         delivery = delivered(made, share, step, recipe)
@@ -99,10 +100,11 @@ class InlineEngine:
 
 def _cut(part: Part, steps: int) -> list[Part]:
     """Cut the samples of several steps, none of which failed, into those of each."""
-    if steps == 1:
+    rows = part.rows
+    if steps == 1 or isinstance(rows, dict):
         return [part]
-    size = len(part.rows) // steps
-    return [Part(rows=part.rows[first : first + size], leases=part.leases) for first in range(0, size * steps, size)]
+    size = len(rows) // steps
+    return [Part(rows=rows[first : first + size], leases=part.leases) for first in range(0, len(rows), size)]
 
 
 class LaneEngine:

@@ -136,7 +136,7 @@ class Mixture:
         ids, passes = np.empty_like(flat), np.empty_like(flat)
         by_stream = np.argsort(_narrow(streams, len(self._parts)), kind="stable")
         counts = np.bincount(streams, minlength=len(self._parts))
-        ids[by_stream], passes[by_stream] = self._of_each(counts, ordinals[by_stream])
+        ids[by_stream], passes[by_stream] = self._of_each(counts, ordinals.take(by_stream))
         shape = np.shape(offsets)
         return ids.reshape(shape), passes.reshape(shape)
 
