@@ -40,6 +40,8 @@ class Meter:
         self.note = ""
         self._show = show
         self._started = self._last_line = time.monotonic()
+        self._printed = 0
+        """How much was done when a line was last printed."""
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -52,8 +54,8 @@ class Meter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._show and self.done:
-            print(self._line(), file=sys.stderr, flush=True)
+        elif self._show and self.done != self._printed:
+            self._print()
 
     def add(self, amount: int, note: str = "") -> None:
         """Record that `amount` more units are done; `note` replaces the text beside the bar."""
@@ -62,8 +64,11 @@ class Meter:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=f"{self._rate()}  {self.note}")
         elif self._show and time.monotonic() - self._last_line > LINE_EVERY_S:
-            self._last_line = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
+            self._print()
+
+    def _print(self) -> None:
+        self._last_line, self._printed = time.monotonic(), self.done
+        print(self._line(), file=sys.stderr, flush=True)
 
     @property
     def elapsed_s(self) -> float:
