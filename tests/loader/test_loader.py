@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
 import subjects
 from penstock import LoaderClosed, SampleError, StateMismatch, StreamingDataLoader, World
@@ -361,6 +363,13 @@ class TestListedAhead:
         for count in range(1, 5):
             next(stream)
             assert asked == [8] * count
+
+    def test_columns_that_are_no_arrays_come_batch_by_batch(self):
+        dataset = subjects.Copying(64)
+        dataset.fetch = lambda ids: {"id": torch.from_numpy(ids), "name": [str(id_) for id_ in ids]}
+        batches = list(StreamingDataLoader(dataset, 8, num_workers=0))
+        assert [batch["id"].tolist() for batch in batches] == np.arange(64).reshape(8, 8).tolist()
+        assert batches[5]["name"] == [str(id_) for id_ in range(40, 48)]
 
     def test_a_failing_one_costs_its_own_step_and_no_other(self):
         dataset = subjects.Copying(200, bad=(150,))

@@ -94,8 +94,8 @@ class InlineEngine:
         except SampleError:
             # The steps before the failing one are still owed: made alone, each gets its own verdict.
             return None
-        is_whole = is_table(part.rows) or (self._recipe.is_copying and not part.failures)
-        return part if is_whole else None
+        is_list = not isinstance(part.rows, dict) and self._recipe.is_copying
+        return part if is_table(part.rows) or (is_list and not part.failures) else None
 
 
 def _cut(part: Part, steps: int) -> list[Part]:
