@@ -7,8 +7,9 @@ those used, how many round trips a first batch takes, and epochs from the cache 
 turns within one process, by the time that passes and by processor time, which other work disturbs least.
 
 The folder matters: ext4 looks long for a place for new files where many were deleted in the minutes before (ten times
-slower here), so the figures are of /dev/shm. What a contender wrote there goes before the next one begins: memory that
-a virtual machine has not used before costs it more to write to than all else.
+slower here), so the figures are of /dev/shm. What a contender wrote there goes before the next one begins, and each
+finds memory that was used a moment before: what a virtual machine has not used for seconds costs it more to write to
+than all else.
 
 Run: python benchmarks/streaming.py [--rounds 5] [--only penstock …] [--folder /dev/shm], with the peers installed.
 """
@@ -37,6 +38,7 @@ from streaming_fetch import BYTES, LATENCY_S, OBJECTS, TESTS
 
 THREADS = 4
 TURNS = 7
+USED_BYTES = 256 << 20
 HELD = 11
 """Batches that are ready or in use: ten ahead, and the one in the trainer's hands."""
 
@@ -155,6 +157,7 @@ def child(
     def run() -> float:
         place = folder if keep else folder / f"{name}-{mode}-{next(numbers)}"
         place.mkdir(exist_ok=True)
+        use_memory(place / "used")
         found, cpu_us = ask(mode, name, url, place)
         if not keep:
             shutil.rmtree(place)
@@ -163,6 +166,12 @@ def child(
         return float(found)
 
     return run
+
+
+def use_memory(file: Path) -> None:
+    """Let there be as much memory that was used a moment before, whoever ran then."""
+    file.write_bytes(bytes(USED_BYTES))
+    file.unlink()
 
 
 def cold(name: str, url: str, folder: Path) -> tuple[float, float]:

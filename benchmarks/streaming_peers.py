@@ -61,6 +61,12 @@ def penstock(url: str, folder: Path) -> Iterator[int]:
         yield from epoch(samples)
 
 
+def penstock_inline(url: str, folder: Path) -> Iterator[int]:
+    """Without threads beside the trainer's own: what is left to do for a sample is to read a file."""
+    with dataset(table(url), folder / "cold") as samples:
+        yield from epoch(samples, num_workers=0)
+
+
 def penstock_tars(url: str, folder: Path) -> Iterator[int]:
     """Every sample its own request for the member's bytes; the index of the tars was saved before."""
     from penstock import open_index
@@ -116,6 +122,7 @@ def litdata_raw(url: str, folder: Path) -> Iterator[int]:
 
 EPOCHS: dict[str, Callable[[str, Path], Iterator[int]]] = {
     "penstock": penstock,
+    "penstock, num_workers=0": penstock_inline,
     "penstock, tars": penstock_tars,
     "WebDataset, tars": webdataset_tars,
     "LitData raw": litdata_raw,
