@@ -58,24 +58,6 @@ class Broken(Fetching):
         return super().fetch(ids)
 
 
-class Copying(Broken):
-    """Lists samples that are in memory, as it says; keeps how many it was asked for in each call."""
-
-    inline = True
-
-    def __init__(self, size: int = 20, *, bad: tuple[int, ...] = (), values: int = 3) -> None:
-        super().__init__(size, bad=bad, arrays=False)
-        self.values = values
-        self.asked: list[int] = []
-
-    def __getitem__(self, index: int):
-        return {**super().__getitem__(index), "large": np.zeros(self.values, np.uint8)}
-
-    def fetch(self, ids: np.ndarray):
-        self.asked.append(len(ids))
-        return super().fetch(ids)
-
-
 class Remote(Fetching):
     """Tells, in each sample, how many hints had come before it was fetched and whether it was among them.
 

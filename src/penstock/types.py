@@ -94,9 +94,9 @@ class Dataset(Protocol):
     list, an exception may stand in the place of a sample that failed, so that the others are not lost with it.
     Optional members: `block_ends` (int64, for shuffles that respect locality), `lengths` (int64,
     for buckets and packing), `collate` (list of samples → batch, where stacking will not do), `inline`
-    (True: `fetch` is a mere memory copy: working ahead in threads would not pay, and one call may be for several
-    batches), `filters` (True: a sample that is None is left out, counted as "filtered"), `transforms` (a tuple:
-    `fetch` runs none of them, the loader runs them before its own).
+    (True: `fetch` is a mere memory copy, so working ahead in threads would not pay), `filters` (True: a sample
+    that is None is left out, counted as "filtered"), `transforms` (a tuple: `fetch` runs none of them, the loader
+    runs them before its own).
 
     A dataset of several streams has `build_mixture(order_of, seed)`, which builds its own order, and `peers(id)`, the
     ids [start, stop) of which one may stand in the place of one that failed.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
-import torch
 
 import subjects
 from penstock import LoaderClosed, SampleError, StateMismatch, StreamingDataLoader, World
@@ -331,66 +329,6 @@ def test_inline_each_sample_is_read_once(tmp_path, arrays):
     for _ in StreamingDataLoader(dataset, 8, shuffle=True, num_workers=0):
         pass
     assert sorted(dataset.reads().tolist()) == list(range(200))
-
-
-class TestListedAhead:
-    """Samples that are a mere memory copy are listed for several steps in one call, in the trainer's thread."""
-
-    def test_each_is_read_once_and_batches_are_the_same_as_in_threads(self):
-        dataset = subjects.Copying(200)
-        inline, threads = (
-            [batch["id"].tolist() for batch in StreamingDataLoader(dataset, 8, shuffle=True, num_workers=workers)]
-            for workers in (0, 2)
-        )
-        assert inline == threads
-        dataset.asked.clear()
-        assert len(list(StreamingDataLoader(dataset, 8, shuffle=True, num_workers=0))) == 25
-        assert dataset.asked == [8, 16, 32, 64, 80]
-
-    @pytest.mark.parametrize(
-        ("dataset", "options"),
-        [
-            (subjects.Copying(64, values=1 << 20), {}),
-            (subjects.Copying(64), {"transform": subjects.jitter}),
-            (subjects.Fetching(64, arrays=False), {}),
-        ],
-        ids=["large", "transformed", "not a copy"],
-    )
-    def test_what_is_large_or_work_is_made_when_it_is_asked_for(self, dataset, options):
-        asked, fetch = [], dataset.fetch
-        dataset.fetch = lambda ids: asked.append(len(ids)) or fetch(ids)
-        stream = iter(StreamingDataLoader(dataset, 8, num_workers=0, **options))
-        for count in range(1, 5):
-            next(stream)
-            assert asked == [8] * count
-
-    def test_columns_that_are_no_arrays_come_batch_by_batch(self):
-        dataset = subjects.Copying(64)
-        dataset.fetch = lambda ids: {"id": torch.from_numpy(ids), "name": [str(id_) for id_ in ids]}
-        batches = list(StreamingDataLoader(dataset, 8, num_workers=0))
-        assert [batch["id"].tolist() for batch in batches] == np.arange(64).reshape(8, 8).tolist()
-        assert batches[5]["name"] == [str(id_) for id_ in range(40, 48)]
-
-    def test_a_failing_one_costs_its_own_step_and_no_other(self):
-        dataset = subjects.Copying(200, bad=(150,))
-        loader = StreamingDataLoader(dataset, 5, num_workers=0)
-        stream = iter(loader)
-        for _ in range(30):
-            next(stream)
-        with pytest.raises(SampleError, match="sample 150 of Copying failed in fetch"):
-            next(stream)
-        assert loader.state_dict()["samples"] == 150
-
-    @pytest.mark.parametrize("policy", ["skip", "substitute"])
-    def test_policies_apply_as_in_threads(self, policy):
-        seen = []
-        for workers in (0, 2):
-            dataset = subjects.Copying(200, bad=(7, 90, 91, 150))
-            loader = StreamingDataLoader(dataset, 5, num_workers=workers, on_error=policy)
-            with loader:
-                batches = [batch["id"].tolist() for batch in loader]
-            seen.append((batches, loader.stats.skipped, loader.stats.substituted, list(loader.stats.quarantine)))
-        assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("how", LANES.values(), ids=LANES)

@@ -30,19 +30,18 @@ def gather(places: np.ndarray, answers: Iterable[Answer], buffers: ReusedBuffers
     Returns:
         A dict of arrays, or a list of samples with the leases of their files.
     """
-    table: dict[str, np.ndarray] | None = None if buffers is None else {}
+    table: dict[str, np.ndarray] = {}
     found: list[Any] = []
     leases: list[Any] = []
     for which, rows in answers:
-        if table is not None:
-            assert buffers is not None
+        if buffers is not None:
             if is_table(rows) and _merged(table, rows, places, which, buffers):
                 continue
-            found, table = _taken_apart(table, places[: which.start]), None
+            found, buffers = _taken_apart(table, places[: which.start]), None
         found += as_samples(rows, which.stop - which.start) if isinstance(rows, dict) else rows
         if type(rows) is Leased:
             leases.append(rows.lease)
-    if table is not None:
+    if buffers is not None:
         return table
     in_place = np.empty(len(places), object)
     in_place[places] = np.fromiter(found, object, len(places))

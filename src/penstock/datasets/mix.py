@@ -198,8 +198,7 @@ class Mix:
         if len(parts) == 1 and not self._transforms:
             # As they were asked for, they need not be put back.
             stream = parts[0][0]
-            as_asked = (stream, slice(None), ids - self._streams.firsts[stream])
-            return next(self._streams.fetch([as_asked], epochs))[1]
+            return self._streams.rows_of(stream, ids - self._streams.firsts[stream], epochs)
         passes = None if epochs is None else epochs[places]
         answers = self._streams.fetch(parts, passes)
         if self._transforms:

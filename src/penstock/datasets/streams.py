@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.datasets.gathered import Answer
+from penstock.datasets.gathered import Answer, Rows
 from penstock.datasets.ids import check_ids
 from penstock.errors import ConfigError
 from penstock.formats.files import digest
@@ -101,15 +101,17 @@ class Streams:
             ConfigError: a stream gave another number of them.
         """
         for stream, its, ids in parts:
-            fetch, by_epoch = self._fetchers[stream]
-            if by_epoch:
-                rows = fetch(ids, epochs=np.zeros(len(ids), np.int64) if epochs is None else epochs[its])
-            else:
-                rows = fetch(ids)
-            heights = {len(values) for values in rows.values()} if isinstance(rows, dict) else {len(rows)}
-            if heights != {len(ids)}:
-                raise ConfigError(f"the stream {self.names[stream]!r} gave {sorted(heights)} rows for {len(ids)} ids")
-            yield its, rows
+            yield its, self.rows_of(stream, ids, None if epochs is None else epochs[its])
+
+    def rows_of(self, stream: int, ids: np.ndarray, epochs: np.ndarray | None) -> Rows:
+        """Give the samples of a stream's own ids, int64 [m]; see `fetch`."""
+        fetch, by_epoch = self._fetchers[stream]
+        passes = np.zeros(len(ids), np.int64) if epochs is None and by_epoch else epochs
+        rows = fetch(ids, epochs=passes) if by_epoch else fetch(ids)
+        heights = {len(values) for values in rows.values()} if isinstance(rows, dict) else {len(rows)}
+        if heights != {len(ids)}:
+            raise ConfigError(f"the stream {self.names[stream]!r} gave {sorted(heights)} rows for {len(ids)} ids")
+        return rows
 
     def attributes(self, name: str) -> list[Any]:
         """List what the streams say of something, where it is not None."""

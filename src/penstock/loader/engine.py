@@ -14,7 +14,7 @@ from typing import Any
 from penstock.datasets.answers import is_table
 from penstock.errors import SampleError
 from penstock.loader.hints import Walk
-from penstock.loader.recipe import Made, Part, Recipe
+from penstock.loader.recipe import Made, Recipe
 from penstock.loader.tickets import Lane, Ticket
 from penstock.loader.transfer import Mover, as_steps, as_tensors, count_bytes
 from penstock.plan.plan import Cursor, Plan, Share
@@ -26,8 +26,6 @@ IDS_AHEAD = 8192
 MAX_GROUP_STEPS = 16
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 """Steps whose arrays one inline call may gather ahead; a group this large still fits in a core's cache."""
-MAX_LISTED_SAMPLES = 512
-"""Samples that one inline call may list ahead: what they hold beside arrays has a size that nobody knows."""
 
 
 Delivery = tuple[Any, Share, int, int, int, Made | None]
@@ -39,8 +37,7 @@ class InlineEngine:
     """Makes batches in the trainer's own thread, when they are asked for.
 
     A dataset whose `fetch` gives a dict of arrays is asked for several steps at once, so that the
-    Python cost per batch is that of cutting views; so is one whose `fetch` lists samples and is a memory copy. Any
-    other is asked for one step at a time.
+    Python cost per batch is that of cutting views; any other is asked for one step at a time.
     """
 
     def __init__(self, walk: Walk, recipe: Recipe) -> None:
@@ -49,62 +46,42 @@ class InlineEngine:
 
     def run(self, cursor: Cursor) -> Iterator[Delivery]:
         """Yield the batches from the cursor to its epoch's end."""
-        recipe, group = self._recipe, 1
-        lists_ahead = recipe.is_copying
+        group = 1
         for share in self._walk(cursor):
-            step, samples = 0, share.ids.shape[1]
+            step = 0
             while step < len(share.ids):
                 steps = min(group, len(share.ids) - step)
-                part = self._gathered(share, step, steps) if steps > 1 else None
-                if part is None:
-                    if steps > 1:
-                        # Which sample of a list fails is found one by one: not twice for each group.
-                        steps, group, lists_ahead = 1, 1, False
-                    part = recipe.part(share.epochs(step), share.ids[step])
-                rows = part.rows
-                gives_arrays = is_table(rows)
-                if steps > 1 and is_table(rows):
+                if group > 1 and (rows := self._gathered(share, step, steps)) is not None:
                     size = sum(values.nbytes for values in rows.values()) // steps
+                    samples = share.ids.shape[1]
                     for batch in as_steps(rows, steps):
                         yield batch, share, step, samples, size, None
                         step += 1
-                    del part, rows, batch
-                else:
-                    parts = deque(_cut(part, steps))
-                    del part, rows
-                    while parts:
-                        made = recipe.assemble(share.epochs(step), share.ids[step], [parts.popleft()])
-                        delivery = delivered(made, share, step, recipe)
-                        size = delivery[4]
-                        yield delivery
-                        del delivery, made
-                        step += 1
-                most = min(MAX_GROUP_STEPS, MAX_GROUP_BYTES // max(1, size))
-                if not gives_arrays:
-                    most = min(most, MAX_LISTED_SAMPLES // samples) if lists_ahead else 1
-                group = max(1, min(2 * group, most))
+                    group = min(2 * group, MAX_GROUP_STEPS, max(1, MAX_GROUP_BYTES // max(1, size)))
+                    del rows, batch
+                    continue
+                ids = share.ids[step]
+                epochs = share.epochs(step)
+                part = self._recipe.part(epochs, ids)
+                # Each step made alone tells anew whether this dataset gives arrays.
+                group = 2 if is_table(part.rows) else 1
+                delivery = delivered(self._recipe.assemble(epochs, ids, [part]), share, step, self._recipe)
+                del part
+                yield delivery
+                del delivery
+                step += 1
 
     def close(self) -> None:
         """Nothing runs here."""
 
-    def _gathered(self, share: Share, step: int, steps: int) -> Part | None:
+    def _gathered(self, share: Share, step: int, steps: int) -> Any:
         """Fetch several steps in one call; None where they must be made one by one."""
         try:
             part = self._recipe.part(share.epochs(step, steps), share.ids[step : step + steps].ravel())
         except SampleError:
             # The steps before the failing one are still owed: made alone, each gets its own verdict.
             return None
-        is_list = not isinstance(part.rows, dict) and self._recipe.is_copying
-        return part if is_table(part.rows) or (is_list and not part.failures) else None
-
-
-def _cut(part: Part, steps: int) -> list[Part]:
-    """Cut the samples of several steps, none of which failed, into those of each."""
-    rows = part.rows
-    if steps == 1 or isinstance(rows, dict):
-        return [part]
-    size = len(rows) // steps
-    return [Part(rows=rows[first : first + size], leases=part.leases) for first in range(0, len(rows), size)]
+        return part.rows if is_table(part.rows) else None
 
 
 class LaneEngine:

@@ -111,8 +111,6 @@ class Recipe:
         self.seed = seed
         self._filters = bool(getattr(dataset, "filters", False))
         self._fetches = hasattr(dataset, "fetch")
-        self.is_copying = bool(getattr(dataset, "inline", False)) and not (self.chain or self._filters)
-        """Whether all that is done before collating is a mere memory copy, which leaves nothing out."""
         self._by_epoch = self._fetches and takes(dataset.fetch, "epochs")
         self._peers: Callable[[int], tuple[int, int]] | None = getattr(dataset, "peers", None)
         self._discard: Callable[[int], bool] | None = getattr(dataset, "discard", None)

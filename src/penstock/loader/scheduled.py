@@ -219,7 +219,7 @@ class StreamsRecipe:
         recipes: how each one's own ids become a batch.
     """
 
-    keeps_arrays = is_copying = False
+    keeps_arrays = False
 
     def __init__(self, streams: Streams, recipes: Sequence[Recipe]) -> None:
         self.dataset = streams

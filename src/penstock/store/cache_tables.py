@@ -24,7 +24,7 @@ NO_LIMIT = -1
 FEW = 2
 _HEADER = struct.Struct("=8s4q24x")
 _TICKET = struct.Struct("=I")
-_HEAD, _TAIL = b"pinsfrom", b"pins"
+_HEAD, _TAIL = b"pinsfrom", b"pin2"
 """Whatever is lost of a table, the second of these is, with the four bytes behind it, other ones each time."""
 _GIVEN = 0xFFFF_FFFF
 
@@ -145,9 +145,10 @@ class OwnTable:
         """Write all anew, if the file has been truncated."""
         if _tail_of(file) is None:
             allocate(file, TABLE_BYTES)
-            self.show_header(file)
-            # In one write: bits truncated before their tail stands would count as bits that nobody set.
+            # In one write: bits truncated before their tail stands would count as bits that nobody set. And before the
+            # header, so that whatever is lost from now on is missed.
             os.pwrite(file, self.bits + _new_tail(), BITS_AT)
+            self.show_header(file)
 
 
 def _tail_of(file: int) -> bytes | None:
