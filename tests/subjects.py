@@ -58,6 +58,20 @@ class Broken(Fetching):
         return super().fetch(ids)
 
 
+class SlowlyFiltered(Fetching):
+    """`fetch` leaves every sample out, one after the other."""
+
+    filters = True
+
+    def __init__(self, size: int, *, seconds: float) -> None:
+        super().__init__(size, arrays=False)
+        self.seconds = seconds
+
+    def fetch(self, ids: np.ndarray):
+        time.sleep(self.seconds * len(ids))
+        return [None] * len(ids)
+
+
 class Remote(Fetching):
     """Tells, in each sample, how many hints had come before it was fetched and whether it was among them.
 

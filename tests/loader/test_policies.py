@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
 import subjects
-from penstock import SampleError, StreamingDataLoader, World
+from penstock import LoaderTimeout, SampleError, StoreUnavailable, StreamingDataLoader, World
 from penstock.testing import check_lanes, check_resume
 
 LANES = {
@@ -302,3 +304,48 @@ def test_a_filter_may_keep_few_samples(lane):
     assert len(batches) == 500
     assert all(id_ % 50 == 0 for kept, _ in batches for id_ in kept)
     assert [kept for kept, substitutes in batches if not substitutes] == [[id_] for id_ in range(0, 2000, 50)]
+
+
+class TestOutages:
+    """A store that is away says nothing of its samples: what is lost by that is said, and soon ends a run."""
+
+    @pytest.mark.parametrize("policy", ["skip", "substitute"])
+    def test_what_is_left_out_for_it_is_warned_of_ever_less_often(self, lane, policy, caplog):
+        dataset = subjects.Broken(200, bad=tuple(range(0, 200, 4)), arrays=False, error=StoreUnavailable)
+        with StreamingDataLoader(dataset, 20, on_error=policy, **lane) as loader:
+            list(loader)
+        assert loader.stats.skipped.total() + loader.stats.substituted == 50
+        told = [record.getMessage() for record in caplog.records if record.name == "penstock.loader"]
+        assert [one.split()[0] for one in told] == ["1", "10"]
+        assert "left out or replaced so far for what says nothing of them, the last one: sample 0, " in told[0]
+        assert "StoreUnavailable: sample 0 is broken" in told[0]
+
+    def test_of_what_is_wrong_with_samples_nobody_is_warned(self, lane, caplog):
+        with StreamingDataLoader(subjects.Broken(20, bad=(7,), arrays=False), 5, on_error="skip", **lane) as loader:
+            list(loader)
+        assert loader.stats.skipped.total() == 1
+        assert not [record for record in caplog.records if record.name == "penstock.loader"]
+
+    @pytest.mark.parametrize("policy", ["skip", "substitute"])
+    def test_four_substitutes_in_a_row_that_are_out_of_reach_end_it(self, policy):
+        dataset = subjects.Broken(1000, bad=tuple(range(20, 1000)), arrays=False, error=StoreUnavailable)
+        with StreamingDataLoader(dataset, 20, on_error=policy, num_workers=0) as loader:
+            stream = iter(loader)
+            assert next(stream)["id"].tolist() == list(range(20))
+            with pytest.raises(
+                SampleError, match=r"4 others tried in their place \(StoreUnavailable: 4\).*from the last"
+            ):
+                next(stream)
+            assert loader.state_dict()["samples"] == 20
+
+    def test_whoever_seeks_substitutes_ends_when_nobody_wants_them_any_more(self):
+        """As quickly as one sample fails, not all that could be tried."""
+        dataset = subjects.SlowlyFiltered(1000, seconds=0.05)
+        loader = StreamingDataLoader(dataset, 4, on_error="substitute", num_workers=2, worker_type="thread", timeout=5)
+        stream = iter(loader)
+        with pytest.raises(LoaderTimeout, match="still put together, in collate or with samples for those that failed"):
+            next(stream)
+        began = time.monotonic()
+        loader.close()
+        assert time.monotonic() - began < 5
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("penstock-")]

@@ -73,6 +73,22 @@ def test_a_name_that_other_tools_have_leads_to_the_right_one(url, option, said):
     assert "s3cr3t" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("max_request", "http:// has no option 'max_request': did you mean max_requests?"),
+        ("header", "http:// has no option 'header': did you mean headers?"),
+        ("zzz", "http:// has no option 'zzz': the usual ones are headers, headers_may_leave, retries, timeout_s"),
+        ("access_key_id", "it is one of s3://. Options are for all places of a dataset: where some are s3://"),
+        ("sas_key", "set the variables that begin with AZURE_ in its place"),
+    ],
+)
+def test_so_does_one_of_a_cloud_or_misspelt_where_a_web_server_is_asked(option, said):
+    with pytest.raises(ConfigError) as caught:
+        open_store("http://127.0.0.1:9", **{option: "x"})
+    assert said in str(caught.value)
+
+
 def test_two_names_of_one_option_are_both_named():
     with pytest.raises(ConfigError, match="the options endpoint and endpoint_url are two names of one"):
         open_store("s3://b", endpoint="http://x", endpoint_url="http://y")

@@ -32,7 +32,9 @@ IsWanted = Callable[[], bool]
 
 MAX_FAILED_SUBSTITUTES = 16
 MAX_FILTERED_SUBSTITUTES = 1000
-"""A filter may keep few samples and mean it; failures in a row mean that something is broken."""
+MAX_UNREACHED_SUBSTITUTES = 4
+"""A filter may keep few samples and mean it; failures in a row mean that something is broken, and a store out of reach
+four times in a row that it is away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,15 +156,17 @@ class Recipe:
             try:
                 samples = self._transform(epoch, id_, sample)
             except SampleError as error:
-                self._settle(part, epoch, id_, partial(_raised, error))
+                self._settle(part, epoch, id_, partial(_raised, error), is_wanted)
                 continue
             if samples:
                 made += samples
             else:
-                self._settle(part, epoch, id_, list)
+                self._settle(part, epoch, id_, list, is_wanted)
         return part
 
-    def assemble(self, epochs: int | np.ndarray, ids: np.ndarray, parts: Sequence[Part]) -> Made:
+    def assemble(
+        self, epochs: int | np.ndarray, ids: np.ndarray, parts: Sequence[Part], is_wanted: IsWanted | None = None
+    ) -> Made:
         """Put the parts of a step together, in the order of its ids, and collate them."""
         failures = [failure for part in parts for failure in part.failures]
         substitutes = {old: new for part in parts for old, new in part.substitutes.items()}
@@ -175,7 +179,7 @@ class Recipe:
             first = int(ids[0])
             left_out = f"all {len(ids)} samples of a batch, {_shown(ids)}, were left out"
             epoch = _each(epochs, ids)[0]
-            rows, substitutes[first] = self._substitute(epoch, first, failures, left_out, leases)
+            rows, substitutes[first] = self._substitute(epoch, first, failures, left_out, leases, is_wanted)
         try:
             batch = self.collate(rows) if self._buffers is None else self.collate(rows, buffers=self._buffers)
         except Exception as error:
@@ -229,7 +233,7 @@ class Recipe:
         part = Part(rows=[])
         for epoch, id_ in zip(_each(epochs, ids), ids.tolist(), strict=True):
             _go_on(is_wanted)
-            self._settle(part, epoch, id_, partial(self._sample, epoch, id_, part.leases))
+            self._settle(part, epoch, id_, partial(self._sample, epoch, id_, part.leases), is_wanted)
         return part
 
     def _sample(self, epoch: int, id_: int, leases: list[Any]) -> list[Any]:
@@ -264,7 +268,9 @@ class Recipe:
                 raise
         return self._sample(epoch, id_, leases)
 
-    def _settle(self, part: Part, epoch: int, id_: int, make: Callable[[], list[Any]]) -> None:
+    def _settle(
+        self, part: Part, epoch: int, id_: int, make: Callable[[], list[Any]], is_wanted: IsWanted | None
+    ) -> None:
         """Add what `make` gives to the part, or apply the policy to its failure."""
         rows = part.rows
         assert isinstance(rows, list)
@@ -282,26 +288,37 @@ class Recipe:
         part.failures.append(failure)
         if self.on_error == "substitute" and failure.reason != "filtered":
             left_out = f"sample {id_} was left out"
-            samples, part.substitutes[id_] = self._substitute(epoch, id_, [failure], left_out, part.leases)
+            samples, part.substitutes[id_] = self._substitute(epoch, id_, [failure], left_out, part.leases, is_wanted)
             rows.extend(samples)
 
     def _substitute(
-        self, epoch: int, id_: int, failures: Sequence[Failure], left_out: str, leases: list[Any]
+        self,
+        epoch: int,
+        id_: int,
+        failures: Sequence[Failure],
+        left_out: str,
+        leases: list[Any],
+        is_wanted: IsWanted | None,
     ) -> tuple[list[Any], int]:
         """Give the samples of another id, drawn by (seed, epoch, id, attempt) and nothing else."""
         start, stop = self._peers(id_) if self._peers is not None else (0, len(self.dataset))
         tried: list[str] = []
         last: SampleError | None = None
+        unreached = 0
         for attempt in range(MAX_FAILED_SUBSTITUTES + MAX_FILTERED_SUBSTITUTES):
+            _go_on(is_wanted)
             other = start + uniform(self.seed, "substitute", epoch, id_, attempt) % (stop - start)
             try:
                 if samples := self._tried(epoch, other, leases, partial(self._sample, epoch, other, leases)):
                     return samples, other
                 tried.append("filtered")
+                unreached = 0
             except SampleError as error:
                 tried.append(error.reason)
                 last = error
-            if len(tried) - tried.count("filtered") == MAX_FAILED_SUBSTITUTES:
+                unreached = unreached + 1 if isinstance(error.__cause__, StoreUnavailable) else 0
+            num_failed = len(tried) - tried.count("filtered")
+            if num_failed == MAX_FAILED_SUBSTITUTES or unreached == MAX_UNREACHED_SUBSTITUTES:
                 break
         name, cause = type(self.dataset).__name__, last and last.__cause__
         why = f": {type(cause).__name__}: {cause}" if cause else ""
@@ -323,8 +340,9 @@ class Recipe:
 
     def _error(self, id_: int, stage: str, cause: Exception, what: str | None = None) -> SampleError:
         name, kind = type(self.dataset).__name__, type(cause).__name__
-        # What is set up wrongly is wrong for all of them.
-        can_go_on = self.on_error == "raise" and stage != "collate" and not isinstance(cause, ConfigError)
+        # What is set up wrongly is wrong for all of them, and a store that is away says nothing of any.
+        of_all = isinstance(cause, ConfigError | StoreUnavailable)
+        can_go_on = self.on_error == "raise" and stage != "collate" and not of_all
         hint = '; on_error="skip" or "substitute" goes on without it' if can_go_on else ""
         describe = getattr(self.dataset, "describe", None)
         which, advice = describe(id_, cause) if describe is not None and what is None else ("", "")

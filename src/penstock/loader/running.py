@@ -7,6 +7,7 @@ assignment ──cursor──▶ engine ──deliveries──▶ mover ──�
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import time
 import weakref
@@ -28,6 +29,10 @@ from penstock.loader.transfer import Mover
 from penstock.loader.world import WorldOnce
 from penstock.plan.plan import Share
 from penstock.types import World, check_choice, check_device
+
+NOT_OF_SAMPLES = ("StoreUnavailable", "AccessDenied", "ConfigError")
+"""Reasons for which samples fail that others would have failed for as well."""
+_log = logging.getLogger("penstock.loader")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +75,7 @@ class Running:
         self.dataset = dataset
         self.timeout = check_timeout(timeout)
         self.stats = LoaderStats()
+        self._not_of_samples, self._next_warning = 0, 1
         self._recipe = recipe
         self._assignment = assignment
         self._world = world
@@ -205,8 +211,22 @@ class Running:
     def _note(self, made: Made) -> None:
         """Count what went wrong in a batch, and have the dataset list it if it keeps a list."""
         self.stats.note(made)
+        self._warn(made)
         if (list_failures := getattr(self.dataset, "list_failures", None)) is not None:
             list_failures(made.failures, made.substitutes)
+
+    def _warn(self, made: Made) -> None:
+        """Say it, ever less often, where samples are left out or replaced for what is not their own fault."""
+        for failure in made.failures:
+            if failure.reason in NOT_OF_SAMPLES:
+                self._not_of_samples += 1
+                if self._not_of_samples >= self._next_warning:
+                    self._next_warning *= 10
+                    _log.warning(
+                        "%d samples were left out or replaced so far for what says nothing of them, the last one: "
+                        "sample %d, %s. on_error='raise' stops in place of that",
+                        *(self._not_of_samples, failure.id, failure.message),
+                    )
 
     def _open_engine(self) -> Engine:
         """Open the engine, or go on with the one that is open."""

@@ -238,10 +238,12 @@ class StreamsRecipe:
         recipe, first = self._of(ids)
         return recipe.part(epochs, ids - first, is_wanted)
 
-    def assemble(self, epochs: int | np.ndarray, ids: np.ndarray, parts: Sequence[Part]) -> Made:
+    def assemble(
+        self, epochs: int | np.ndarray, ids: np.ndarray, parts: Sequence[Part], is_wanted: IsWanted | None = None
+    ) -> Made:
         """Put the parts of a step together and collate them."""
         recipe, first = self._of(ids)
-        made = recipe.assemble(epochs, ids - first, parts)
+        made = recipe.assemble(epochs, ids - first, parts, is_wanted)
         if made.failures or made.substitutes:
             made.failures = [replace(failure, id=failure.id + first) for failure in made.failures]
             made.substitutes = {old + first: new + first for old, new in made.substitutes.items()}

@@ -147,7 +147,10 @@ class ThreadLane:
             where.append(f"samples {_ids_of(job, begun)} of {name} are still in fetch or transform, in a thread")
         if waiting:
             where.append(f"no thread was free for samples {_ids_of(job, waiting)} of {name}")
-        said = "; ".join(where) or f"{name}'s batch is still in collate, in a thread"
+        said = (
+            "; ".join(where)
+            or f"{name}'s batch is still put together, in collate or with samples for those that failed"
+        )
         return f"no batch after {timeout:g} s: {said}. Raise timeout=, or find what they wait for"
 
     def _work(self) -> None:
@@ -186,7 +189,8 @@ class ThreadLane:
             if not job.errors:
                 # A dict of arrays is one gather for all ids: cutting it up would only cost.
                 self._splits = self._splits and not isinstance(parts[0].rows, dict)
-                job.made = self._recipe.assemble(job.ticket.epochs, job.ticket.ids, parts)
+                ticket = job.ticket
+                job.made = self._recipe.assemble(ticket.epochs, ticket.ids, parts, lambda: not job.dropped)
         except BaseException as error:  # noqa: BLE001 - as above
             job.errors[len(job.parts)] = error
         job.done.set()

@@ -26,7 +26,8 @@ KIND = Kind(
     application_id=0x70736363,
     format_version=1,
     error=StoreError,
-    recovery="A cache holds only copies: end what uses it, and delete {folder} if nothing else is kept there",
+    recovery="A cache holds only copies: close the datasets that were opened on it, or end their process, and delete "
+    "{folder} if nothing else is kept there",
     schema="""
 CREATE TABLE entry (
     id INTEGER PRIMARY KEY, key BLOB, state INTEGER NOT NULL, holder TEXT, size INTEGER, checksum INTEGER,

@@ -18,7 +18,7 @@ from penstock.errors import ConfigError
 _VARIABLES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
 """What the variables begin with that a cloud's client reads when it is made."""
 _ADDRESS = re.compile(r"(^|_)(endpoint|endpoint_url|endpoint_url_s3|base_url)$", re.IGNORECASE)
-_UNKNOWN = re.compile(r"Configuration key: '(\w+)' is not valid")
+_UNKNOWN = re.compile(r"Configuration key: '(\w+)' is not valid|unexpected keyword argument '(\w+)'")
 _TWICE = re.compile(r"Duplicate key (?:(?:aws|google|azure)(?:_storage)?_)?(\w+) provided")
 _OF_THE_CLIENT = ("proxy_url", "timeout", "connect_timeout", "allow_http", "allow_invalid_certificates", "user_agent")
 _ANONYMOUS = "did you mean skip_signature=True?"
@@ -29,6 +29,7 @@ _USUAL = {
     "gs": ("service_account_path", "service_account_key", "application_credentials"),
     "az": ("account_name", "account_key", "sas_key", "endpoint", "client_id", "client_secret", "tenant_id"),
 }
+_OF_THE_WEB = ("headers", "headers_may_leave", "retries", "timeout_s", "max_requests", "client_options")
 _ELSEWHERE = {
     ("s3", "region_name"): "did you mean region?",
     ("s3", "key"): "did you mean access_key_id?",
@@ -86,7 +87,7 @@ def advice(scheme: str, options: Mapping[str, Any], said: str) -> str | None:
     """Say more about options than a client that has refused them.
 
     Args:
-        scheme: "s3", "gs" or "az".
+        scheme: "s3", "gs", "az", "http" or "https".
         options: what it was given.
         said: what it said.
 
@@ -95,6 +96,8 @@ def advice(scheme: str, options: Mapping[str, Any], said: str) -> str | None:
 
     >>> advice("s3", {"region_name": "x"}, "Configuration key: 'region_name' is not valid for store 'S3'.")
     "s3:// has no option 'region_name': did you mean region?"
+    >>> advice("http", {"max_request": 4}, "HTTPStore.__new__() got an unexpected keyword argument 'max_request'")
+    "http:// has no option 'max_request': did you mean max_requests?"
     """
     twice = _TWICE.search(said)
     if twice:
@@ -102,7 +105,7 @@ def advice(scheme: str, options: Mapping[str, Any], said: str) -> str | None:
         return f"the options {' and '.join(names)} are two names of one: give one of them"
     unknown = _UNKNOWN.search(said)
     # A client breaks at its own options where those of the store belong, and does not say which it was.
-    name = unknown[1] if unknown else next((name for name in _OF_THE_CLIENT if name in options), None)
+    name = unknown[1] or unknown[2] if unknown else next((name for name in _OF_THE_CLIENT if name in options), None)
     return None if name is None else f"{scheme}:// has no option {name!r}: {_instead(scheme, name)}"
 
 
@@ -111,6 +114,11 @@ def _instead(scheme: str, name: str) -> str:
         return _CLIENT_OPTION.format(name=name)
     if (scheme, name) in _ELSEWHERE:
         return _ELSEWHERE[scheme, name]
-    usual = (*_USUAL.get(scheme, ()), *_COMMON)
+    if scheme not in _USUAL and (cloud := next((cloud for cloud, names in _USUAL.items() if name in names), None)):
+        return (
+            f"it is one of {cloud}://. Options are for all places of a dataset: where some are {cloud}:// and some are "
+            f"not, set the variables that begin with {_VARIABLES[cloud]} in its place"
+        )
+    usual = (*_USUAL[scheme], *_COMMON) if scheme in _USUAL else _OF_THE_WEB
     near = get_close_matches(name, usual, 1)
     return f"did you mean {near[0]}?" if near else f"the usual ones are {', '.join(usual)}"

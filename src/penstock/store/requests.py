@@ -107,7 +107,8 @@ class Tries:
         tries = f"{self._count} attempts in {elapsed:.1f} s" if self._count > 1 else "one attempt"
         asked = f" and asks to wait {asked_s:,.0f} s" if asked_s else ""
         raise StoreUnavailable(
-            f"{self.what} failed after {tries}: {failure}{asked}. Check the network and the address, then try again"
+            f"{self.what} failed after {tries}: {failure}{asked}. Check the network and the address, then try again; "
+            "more retries bridge a longer gap"
         ) from failure
 
 

@@ -114,6 +114,8 @@ def open_store(url: str | os.PathLike[str], **storage_options: Any) -> Store:
 
 def open_place(place: Place, **storage_options: Any) -> Store:
     """Open the objects below a URL that is taken apart already; see `open_store`."""
+    # As a variable that is not set gives it.
+    storage_options = {name: value for name, value in storage_options.items() if value is not None}
     if place.scheme == "file":
         from penstock.store.local import LocalStore
 
