@@ -89,6 +89,13 @@ def test_so_does_one_of_a_cloud_or_misspelt_where_a_web_server_is_asked(option, 
     assert said in str(caught.value)
 
 
+def test_none_is_an_option_that_is_not_given(s3):
+    s3.create_bucket("plain")
+    store = open_store("s3://plain", **s3.options, token=None, headers=None, max_requests=None)
+    store.put("x", b"x")
+    assert store.get("x") == b"x"
+
+
 def test_two_names_of_one_option_are_both_named():
     with pytest.raises(ConfigError, match="the options endpoint and endpoint_url are two names of one"):
         open_store("s3://b", endpoint="http://x", endpoint_url="http://y")
