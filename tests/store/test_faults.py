@@ -207,3 +207,21 @@ def test_a_process_ends_at_once_with_a_request_in_flight(hub, web):
     )
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_when_many_requests_get_no_answer_it_is_said_once_what_that_may_be(hub):
+    hub.add_dataset("org/many", {f"{number}.bin": DATA[:1000] for number in range(60)})
+    base = f"{hub.url}/datasets/org/many/resolve/main"
+    hub.fault(path=r"\.bin", method="GET", times=60, reset=10)
+    program = (
+        "import sys\n"
+        "from penstock.store.many import Fetcher\n"
+        "from penstock.store.wanted import Wanted\n"
+        "pieces = Fetcher().get_many([Wanted(f'{sys.argv[1]}/{n}.bin') for n in range(60)])\n"
+        "print(sum(len(piece.data) for piece in pieces))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, base], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "60000\n"), done.stderr
+    (told,) = done.stderr.splitlines()
+    assert told.startswith(f"20 requests had no answer and are tried again, the last one: GET {hub.url}")
+    assert "storage_options={'max_requests': 4} asks it for less" in told

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import itertools
 import logging
 import os
 import threading
@@ -29,12 +30,15 @@ from penstock.types import check_int
 
 MAX_REQUESTS = 256
 STOP_S = 1.0
+MANY_UNANSWERED = 20
+"""Requests without an answer after which it is said, once in a process, what that may be."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 F = TypeVar("F")
 _jitter = SystemRandom()
 _log = logging.getLogger("penstock.store")
+_unanswered = itertools.count(1)
 _MAIN = threading.main_thread().ident
 _FORKED = (
     "this process was forked from one that had read from a store, and such a child cannot: start it "
@@ -103,6 +107,12 @@ class Tries:
         elapsed = time.monotonic() - self._started
         if self._count <= self._patience.retries and elapsed + wait <= self._patience.deadline_s:
             _log.info("%s: %s; trying again in %.1f s", self.what, failure, wait)
+            if isinstance(failure, Transient) and not failure.status and next(_unanswered) == MANY_UNANSWERED:
+                _log.warning(
+                    "%d requests had no answer and are tried again, the last one: %s: %s. A server that takes few "
+                    "connections at once loses some: storage_options={'max_requests': 4} asks it for less",
+                    *(MANY_UNANSWERED, self.what, failure),
+                )
             return wait
         tries = f"{self._count} attempts in {elapsed:.1f} s" if self._count > 1 else "one attempt"
         asked = f" and asks to wait {asked_s:,.0f} s" if asked_s else ""
