@@ -2,7 +2,8 @@
 
 Small images and labels in memory, shuffled, batches of 128, made in the trainer's own thread: the same number of the
 same samples in one dataset, and in 8 that are mixed, in proportion or by weights. Once given as arrays, once one by
-one as people's datasets do. Beside them torch's DataLoader over ConcatDataset, which shuffles in no proportion.
+one as people's datasets do, and once as JPEGs that are decoded one by one. Beside them torch's DataLoader over
+ConcatDataset, which shuffles in no proportion.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 
 from penstock import StreamingDataLoader, mix
@@ -30,7 +32,7 @@ class Arrays:
 
     inline = True
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, images: Any, labels: np.ndarray) -> None:
         self.images, self.labels = images, labels
 
     def __len__(self) -> int:
@@ -50,6 +52,13 @@ class Samples(Arrays):
     def fetch(self, ids: np.ndarray) -> Any:
         """List samples."""
         return [self[id_] for id_ in ids.tolist()]
+
+
+class Encoded(Samples):
+    """Images as JPEGs in memory, decoded one by one."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": cv2.imdecode(self.images[index], cv2.IMREAD_COLOR), "label": int(self.labels[index])}
 
 
 def rate(loader: Any, batches: int) -> float:
@@ -105,14 +114,15 @@ def main() -> None:
     labels = np.arange(SAMPLES)
     size = SAMPLES // STREAMS
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    for kind, batches in ((Arrays, 4000), (Samples, 1500)):
+    jpegs = [cv2.imencode(".jpg", image)[1] for image in images]
+    for kind, held, batches in ((Arrays, images, 4000), (Samples, images, 1500), (Encoded, jpegs, 200)):
         parts = {
-            f"stream {j}": kind(images[j * size : (j + 1) * size], labels[j * size : (j + 1) * size])
+            f"stream {j}": kind(held[j * size : (j + 1) * size], labels[j * size : (j + 1) * size])
             for j in range(STREAMS)
         }
         weights = dict(zip(parts, (0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.04, 0.01), strict=True))
         loaders = {
-            "one": StreamingDataLoader(kind(images, labels), BATCH, shuffle=True, num_workers=0),
+            "one": StreamingDataLoader(kind(held, labels), BATCH, shuffle=True, num_workers=0),
             "8 mixed": StreamingDataLoader(mix(parts), BATCH, shuffle=True, num_workers=0),
             "8 mixed by weights": StreamingDataLoader(
                 mix(parts, weights, stop="never"), BATCH, shuffle=True, num_workers=0
@@ -123,8 +133,8 @@ def main() -> None:
         }
         torchs = DataLoader(ConcatDataset(list(parts.values())), BATCH, shuffle=True)
         contenders["torch ConcatDataset"] = partial(rate, torchs, 200)
-        contenders["a bare loop, one"] = partial(rate_bare, [kind(images, labels)], 1000)
-        contenders["a bare loop, 8"] = partial(rate_bare, list(parts.values()), 1000)
+        contenders["a bare loop, one"] = partial(rate_bare, [kind(held, labels)], min(batches, 1000))
+        contenders["a bare loop, 8"] = partial(rate_bare, list(parts.values()), min(batches, 1000))
         compare(
             f"mixing {STREAMS} streams in memory, {kind.__name__.lower()}",
             contenders,
