@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+Rows = list[Any] | dict[str, Any]
+
 
 def is_table(rows: Any) -> TypeGuard[dict[str, np.ndarray]]:
     """Whether rows are arrays that can be cut and joined."""

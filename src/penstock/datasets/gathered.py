@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from penstock.datasets.answers import as_samples, is_table
+from penstock.datasets.answers import Rows, as_samples, is_table
 from penstock.datasets.leased import Leased
 from penstock.transforms.reused_buffers import ReusedBuffers
 
-Rows = list[Any] | dict[str, Any]
 Answer = tuple[slice, Rows]
 """Some of the rows that were asked for, in the order in which their places are known, and which they are."""
 

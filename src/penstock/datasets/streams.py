@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from penstock.datasets.gathered import Answer, Rows
+from penstock.datasets.answers import Rows
+from penstock.datasets.gathered import Answer
 from penstock.datasets.ids import check_ids
 from penstock.errors import ConfigError
 from penstock.formats.files import digest

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from penstock.datasets.answers import as_samples, is_table, own_transforms
+from penstock.datasets.answers import Rows, as_samples, is_table, own_transforms
 from penstock.datasets.leased import lease_of
 from penstock.errors import ConfigError, LoaderClosed, SampleError, StoreUnavailable, reason_of
 from penstock.seeds import uniform
@@ -26,7 +26,6 @@ from penstock.transforms.collate import stack
 from penstock.transforms.reused_buffers import NamedBuffers
 
 Policy = Literal["raise", "skip", "substitute"]
-Rows = list[Any] | dict[str, Any]
 IsWanted = Callable[[], bool]
 """Asked between two samples, whether anybody still waits for them."""
 
