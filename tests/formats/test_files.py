@@ -116,6 +116,31 @@ def test_a_locked_folder_refuses_a_second_owner_and_keeps_no_trace(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_whoever_asks_while_an_owner_removes_its_lock_is_refused_or_owns_it(tmp_path):
+    owned, inside, failures = [0] * 4, [], []
+
+    def ask(asker):
+        for _ in range(2000):
+            try:
+                with lock_folder(tmp_path):
+                    inside.append(asker)
+                    owned[asker] += 1
+                    if len(inside) > 1:
+                        failures.append(AssertionError(f"owned by {inside}"))
+                    inside.pop()
+            except StoreError as error:
+                if "another process is writing" not in str(error):
+                    failures.append(error)
+
+    askers = [threading.Thread(target=ask, args=(asker,)) for asker in range(4)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert not failures
+    assert sum(owned) > 1
+
+
 def test_a_killed_owner_does_not_keep_its_lock(tmp_path):
     code = (
         "import sys, time\n"

@@ -35,11 +35,14 @@ class Office:
         return {"Authorization": f"Bearer secret-{self.count}"}
 
     def change(self, token):
+        # Whoever was given a token once stays a reader: a server that has read the old tokens and then reads the
+        # readers would otherwise say 404 to one it knows, as the Hub does, and not 401.
         repo = self.hub.folder / "org/private/repo.json"
         with self.lock:
+            known = json.loads(repo.read_text())
             for path, value in (
+                (repo, known | {"readers": [*known["readers"], token]}),
                 (self.hub.folder / "tokens.json", [token]),
-                (repo, json.loads(repo.read_text()) | {"readers": [token]}),
             ):
                 path.with_suffix(".new").write_text(json.dumps(value))
                 path.with_suffix(".new").replace(path)

@@ -194,8 +194,9 @@ def _locked(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The owner before us may have removed the name between our open and our lock: then what we hold
             # is nobody's file, and a third process could lock a new one.
-            if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
         except BlockingIOError as error:
             os.close(descriptor)
             raise StoreError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,11 @@ class DatabaseSource:
         """Size and etag of the file, and of what was written beside it but not merged into it yet."""
         info = open_store(self._url, **self._options).head()
         found = ["database", name_of(self._url), self._table, info.size, info.etag]
-        for log in (Path(f"{self._url}-wal"), Path(f"{self._url}.wal")):
-            if not is_url(self._url) and log.exists():
-                found += [log.stat().st_size, log.stat().st_mtime_ns]
+        for log in () if is_url(self._url) else (Path(f"{self._url}-wal"), Path(f"{self._url}.wal")):
+            # Whoever writes to the database may merge and remove it at any moment.
+            with suppress(FileNotFoundError):
+                written = log.stat()
+                found += [written.st_size, written.st_mtime_ns]
         return found
 
     @property
