@@ -1,6 +1,7 @@
 """What samples need, of those that were fetched lately: so that a later epoch looks up nothing twice.
 
 fetched ──note──▶ id: its objects ──of──▶ cache.again, with neither locations nor hints to work out
+               └▶ id: its files, while nothing goes ──kept──▶ cache.again_as_kept, and hints that cost nothing
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
+from penstock.store.cache_flights import Kept
 from penstock.store.wanted import Wanted
 
 MOST_SAMPLES = 1 << 15
@@ -23,14 +25,43 @@ class PlacesKnown:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._places: dict[int, tuple[Wanted, ...]] = {}
+        self._kept: tuple[bytes, dict[int, Kept]] = b"", {}
+        """Files of samples that were in the cache, and for as long as its stamp is this one still are."""
         _all_known.add(self)
 
-    def note(self, found: Iterable[tuple[int, tuple[Wanted, ...]]]) -> None:
+    def note(self, found: Mapping[int, tuple[Wanted, ...]]) -> None:
         """Remember ids, and what their samples need."""
         with self._lock:
             self._places.update(found)
             for id_ in list(islice(self._places, max(0, len(self._places) - MOST_SAMPLES))):
                 del self._places[id_]
+                self._kept[1].pop(id_, None)
+
+    def keep(self, found: Mapping[int, Kept], stamp: bytes) -> None:
+        """Remember the files of samples, of those that are known.
+
+        Args:
+            found: by id.
+            stamp: the cache's, asked for before it was known that they are there.
+        """
+        with self._lock:
+            last, kept = self._kept
+            if stamp != last:
+                last, kept = self._kept = stamp, {}
+            kept.update((id_, files) for id_, files in found.items() if id_ in self._places)
+
+    def kept(self, ids: Sequence[int]) -> tuple[bytes, list[Kept]] | None:
+        """Give the stamp that the cache has if nothing has gone since, and the files of samples; None unless of all."""
+        stamp, kept = self._kept
+        try:
+            return stamp, [kept[id_] for id_ in ids]
+        except KeyError:
+            return None
+
+    def are_kept(self, ids: Sequence[int], stamp: bytes | None) -> bool:
+        """Whether the files of all samples are known and, this being the cache's stamp, there."""
+        last, kept = self._kept
+        return stamp == last and all(map(kept.__contains__, ids))
 
     def of(self, ids: Sequence[int]) -> list[tuple[Wanted, ...]] | None:
         """Give what samples need; None unless it is known of all."""
@@ -49,6 +80,7 @@ class PlacesKnown:
         """Remember nothing."""
         with self._lock:
             self._places.clear()
+            self._kept = b"", {}
 
 
 _all_known: weakref.WeakSet[PlacesKnown] = weakref.WeakSet()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,6 +128,8 @@ class SampleFetcher:
         self._index = index
         self._recital = recital
         self._names = tuple(download.name for download in recital.downloads)
+        self._spare = frozenset({*self._names, *recital.hidden}) - {recital.key_column}
+        """Columns that a sample need not be given, if it is known where its files are."""
         self._locations = Locations(recital.downloads, index.base, local=recital.local)
         self._settings = settings
         self._door = CacheDoor(settings)
@@ -139,8 +141,9 @@ class SampleFetcher:
 
     def fetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> list[Any]:
         """Give the samples of ids, int64 [n]; None for a filtered one, an exception for one that failed."""
-        places = list(zip(_each(epochs, len(ids)), ids.tolist(), strict=True))
-        if (again := self._again(ids, places)) is not None:
+        numbers = ids.tolist()
+        places = list(zip(_each(epochs, len(ids)), numbers, strict=True))
+        if not self._lookahead.expects(places) and (again := self._again(ids, numbers)) is not None:
             return again
         self._lookahead.go_on()
         plans = self._lookahead.take(places, in_turn=epochs is not None)
@@ -152,6 +155,7 @@ class SampleFetcher:
         if not self._names:
             return [plan.sample if type(plan) is _Planned else plan for plan in plans]
         wanted = [one for plan in plans for one in _wanted(plan)]
+        stamp = self.cache.stamp() if wanted else None
         files = self._acquired(wanted) if wanted else []
         if files:
             self._lookahead.land(len(places), None if self._settings.limit is None else _size_of(files[0]))
@@ -160,7 +164,7 @@ class SampleFetcher:
             self._filled(id_, plan, arrived) if type(plan) is _Planned else plan
             for (_, id_), plan in zip(places, plans, strict=True)
         ]
-        self._note(samples, plans, places)
+        self._note(samples, plans, places, stamp)
         return Leased.of(samples, files) if files else samples
 
     def _acquired(self, wanted: Sequence[Wanted]) -> list[CachedFile | StoreError]:
@@ -182,35 +186,56 @@ class SampleFetcher:
             "the dataset was closed while samples were on their way. Nothing is lost: iterate again to go on"
         )
 
-    def _again(self, ids: np.ndarray, places: Sequence[At]) -> list[Any] | None:
+    def _again(self, ids: np.ndarray, numbers: Sequence[int]) -> list[Any] | None:
         """Give samples that were given before and whose files are all still there; else None."""
-        known = self._known.of(ids.tolist())
-        if not known or self._lookahead.expects(places):
+        known = self._known.of(numbers)
+        if not known:
             return None
-        files = self.cache.again([one for several in known for one in several])
+        files = None
+        if (kept := self._known.kept(numbers)) is not None:
+            files = self.cache.again_as_kept(kept[1], kept[0])
+        if files is None:
+            files = self.cache.again([one for several in known for one in several])
         if files is None:
             return None
-        rows, names, key = self._index.rows(ids), self._names, self._recital.key_column
-        arrived = iter(files)
+        recital, names = self._recital, self._names
+        key, hidden, data_type = recital.key_column, recital.hidden, recital.data_type
+        rows, arrived = self._index.rows(ids, spare=self._spare), iter(files)
         for row in rows:
-            self._dress(row, row[key])
+            # As in `_dress`, without a call.
+            row[SAMPLE_KEY] = row[key]
+            row[DATA_TYPE] = data_type
+            for name in hidden:
+                row.pop(name, None)
             for name in names:
                 row[name] = next(arrived)
         return Leased.of(rows, files)
 
-    def _note(self, samples: Sequence[Any], plans: Sequence[Plan], places: Sequence[At]) -> None:
+    def _note(self, samples: Sequence[Any], plans: Sequence[Plan], places: Sequence[At], stamp: bytes | None) -> None:
         """Remember what samples needed that all came from elsewhere, where no transform may choose otherwise."""
         if not self._recital.predownload:
-            self._known.note(
-                (id_, tuple(plan.places))  # type: ignore[arg-type]
+            found: dict[int, tuple[Wanted, ...]] = {
+                id_: tuple(plan.places)  # type: ignore[arg-type]
                 for sample, plan, (_, id_) in zip(samples, plans, places, strict=True)
                 if type(plan) is _Planned and type(sample) is dict and len(_wanted(plan)) == len(self._names)
-            )
+            }
+            self._known.note(found)
+            self._keep(found, stamp)
+
+    def _keep(self, found: Mapping[int, tuple[Wanted, ...]], stamp: bytes | None) -> None:
+        """Remember the files of samples that are there, by the cache's stamp from before that was known."""
+        if stamp is not None and found:
+            kept = zip(found, self.cache.kept([*found.values()]), strict=True)
+            self._known.keep({id_: files for id_, files in kept if files is not None}, stamp)
 
     def prefetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> None:
         """Begin to download what the samples of ids need; waits for rows at most, and leaves errors to `fetch`."""
-        places = list(zip(_each(epochs, len(ids)), ids.tolist(), strict=True))
-        there = self._there(ids)
+        numbers = ids.tolist()
+        stamp = self.cache.stamp() if self._names else None
+        if self._known.are_kept(numbers, stamp):
+            return
+        places = list(zip(_each(epochs, len(ids)), numbers, strict=True))
+        there = self._there(numbers, stamp)
         new = [j for j, is_new in enumerate(self._lookahead.unknown(places)) if is_new and j not in there]
         if not new:
             return
@@ -221,12 +246,14 @@ class SampleFetcher:
             hints.append((places[j], plan, _wanted(plan)))
         self._lookahead.add(hints, in_turn=epochs is not None)
 
-    def _there(self, ids: np.ndarray) -> set[int]:
+    def _there(self, ids: Sequence[int], stamp: bytes | None) -> set[int]:
         """Tell which of the samples, by their place in ids, are in the cache as they were when they were given."""
-        known = self._known.some_of(ids.tolist())
+        known = self._known.some_of(ids)
         if not known:
             return set()
-        return {j for j, is_there in zip(known, self.cache.are_there([*known.values()]), strict=True) if is_there}
+        there = {j for j, is_there in zip(known, self.cache.are_there([*known.values()]), strict=True) if is_there}
+        self._keep({ids[j]: known[j] for j in there}, stamp)
+        return there
 
     def discard(self, id_: int) -> bool:
         """Throw away what is cached of a sample that failed; tell whether it can be had anew."""

@@ -127,7 +127,7 @@ class LazyRows:
         """Where each block ends, int64 [k]."""
         return self._ends
 
-    def rows(self, ids: np.ndarray) -> list[Row]:
+    def rows(self, ids: np.ndarray, spare: frozenset[str] = frozenset()) -> list[Row]:
         """Read rows as Python values, reading what blocks of theirs are not there yet; see `Rows`."""
         numbers = np.searchsorted(self._ends, ids, "right")
         wanted = np.unique(numbers).tolist()
@@ -135,7 +135,7 @@ class LazyRows:
         found: list[Row] = [{}] * len(ids)
         for number, block in zip(wanted, blocks, strict=True):
             places = np.flatnonzero(numbers == number)
-            rows = self._arrived(number, block).rows(ids[places] - self._starts[number])
+            rows = self._arrived(number, block).rows(ids[places] - self._starts[number], spare)
             for place, row in zip(places.tolist(), rows, strict=True):
                 found[place] = row
         return found

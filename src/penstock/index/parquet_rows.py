@@ -75,12 +75,12 @@ class ParquetRows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def rows(self, ids: np.ndarray) -> list[Row]:
+    def rows(self, ids: np.ndarray, spare: frozenset[str] = frozenset()) -> list[Row]:
         """Read rows as Python values, decoding the row groups that none was read of before; see `Rows`."""
         if len(self._mapped) < len(self._first) - 1:
             groups = np.flatnonzero(np.bincount(self._groups[np.searchsorted(self._rows.ends, ids, "right")]))
             self._decode([group for group in groups.tolist() if group not in self._mapped])
-        return self._rows.rows(ids)
+        return self._rows.rows(ids, spare)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Give a column whole, decoded."""

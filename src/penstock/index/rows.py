@@ -24,6 +24,9 @@ from penstock.formats.files import atomic_write
 
 Row = dict[str, Any]
 Reader = Callable[[int], Any]
+_EMPTY: dict[int, Any] = {}
+_NOTHING: Reader = _EMPTY.get
+"""Reads None everywhere."""
 _FORMATS = {
     pa.int8(): "b",
     pa.uint8(): "B",
@@ -47,8 +50,13 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, ids: np.ndarray) -> list[Row]:
-        """Read rows as Python values, None where there is none; ids is int64 [n], all of them in range."""
+    def rows(self, ids: np.ndarray, spare: frozenset[str] = frozenset()) -> list[Row]:
+        """Read rows as Python values, None where there is none, and in the columns that are to be spared.
+
+        Args:
+            ids: int64 [n], all of them in range.
+            spare: names of columns.
+        """
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Give a column whole, without a copy where it is mapped."""
@@ -70,7 +78,8 @@ class BatchRows:
         self.schema, self.ends = schema, ends
         self._batch = batch
         self._starts = np.concatenate([np.zeros(1, np.int64), ends])
-        self._readers: dict[int, list[tuple[str, Reader]]] = {}
+        self._readers: dict[frozenset[str], dict[int, list[tuple[str, Reader]]]] = {frozenset(): {}}
+        """What reads the columns of a batch, by those that are spared and the batch's number."""
 
     @staticmethod
     def of(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> BatchRows:
@@ -93,19 +102,20 @@ class BatchRows:
         """Give all of them, in order."""
         return map(self._batch, range(len(self.ends)))
 
-    def rows(self, ids: np.ndarray) -> list[Row]:
+    def rows(self, ids: np.ndarray, spare: frozenset[str] = frozenset()) -> list[Row]:
         """Read rows as Python values; see `Rows`."""
         numbers = np.searchsorted(self.ends, ids, "right")
-        known = self._readers
+        known = self._readers.get(spare) or self._readers.setdefault(spare, {})
         return [
-            {name: read(row) for name, read in known.get(number) or self._readers_of(number)}
+            {name: read(row) for name, read in known.get(number) or self._readers_of(number, spare)}
             for number, row in zip(numbers.tolist(), (ids - self._starts[numbers]).tolist(), strict=True)
         ]
 
-    def _readers_of(self, number: int) -> list[tuple[str, Reader]]:
+    def _readers_of(self, number: int, spare: frozenset[str]) -> list[tuple[str, Reader]]:
         batch = self._batch(number)
-        names = batch.schema.names
-        found = self._readers[number] = [(name, reader(batch.column(i))) for i, name in enumerate(names)]
+        found = self._readers[spare][number] = [
+            (name, _NOTHING if name in spare else reader(batch.column(i))) for i, name in enumerate(batch.schema.names)
+        ]
         return found
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -148,9 +158,9 @@ class MappedRows:
     def __len__(self) -> int:
         return len(self._map())
 
-    def rows(self, ids: np.ndarray) -> list[Row]:
+    def rows(self, ids: np.ndarray, spare: frozenset[str] = frozenset()) -> list[Row]:
         """Read rows as Python values; see `Rows`."""
-        return (self._opened or self._map()).rows(ids)
+        return (self._opened or self._map()).rows(ids, spare)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Give a column whole, without a copy."""

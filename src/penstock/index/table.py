@@ -96,18 +96,19 @@ class Index:
         if isinstance(self._rows, LazyRows):
             self._rows.prefetch(self._numbers(ids))
 
-    def rows(self, ids: np.ndarray | Sequence[int]) -> list[Row]:
+    def rows(self, ids: np.ndarray | Sequence[int], *, spare: frozenset[str] = frozenset()) -> list[Row]:
         """Read rows as Python values, None where there is none.
 
         Args:
             ids: int64 [n], in any order, each in [0, len).
+            spare: columns that need not be read: they are None.
 
         Raises:
             IndexError: an id is outside the range.
 
         Cost: about 3 µs for a row of nine columns.
         """
-        return self._rows.rows(self._numbers(ids))
+        return self._rows.rows(self._numbers(ids), spare)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Give a column; without a copy if this index has all rows of its file.

@@ -28,7 +28,7 @@ from penstock.store import cache_care as care
 from penstock.store.cache_care import CacheStats, VerifyReport
 from penstock.store.cache_downloads import Downloads
 from penstock.store.cache_finder import Finder
-from penstock.store.cache_flights import Dropped, Flight, Flights
+from penstock.store.cache_flights import Dropped, Flight, Flights, Kept
 from penstock.store.cache_names import key_of, local_path, server_of
 from penstock.store.cache_pins import CachedFile
 from penstock.store.cache_shelf import Shelf
@@ -183,6 +183,24 @@ class Cache:
     def are_there(self, several: Sequence[Sequence[Wanted]]) -> list[bool]:
         """Tell of which groups `again` would give all, and let these be the last to be evicted."""
         return self._flights.are_there(several)
+
+    def stamp(self) -> bytes | None:
+        """Give what changes whenever anything goes, whoever removes it; None where that can't be said.
+
+        What was there after it was asked for is there for as long as it is the same.
+        """
+        return self._book.recency.stamp()
+
+    def kept(self, several: Sequence[Sequence[Wanted]]) -> list[Kept | None]:
+        """Give what groups of things were given as, for `again_as_kept`; None for those that can't be given so."""
+        return self._flights.kept(several)
+
+    def again_as_kept(self, several: Sequence[Kept], stamp: bytes) -> list[CachedFile] | None:
+        """Give the files of groups that were given before, if nothing has gone since the stamp was this; else None.
+
+        Cost: half of that of `again`.
+        """
+        return self._flights.again_as_kept(several, stamp)
 
     def _acquire(self, wanted: Sequence[Wanted], timeout_s: float) -> list[CachedFile | StoreError]:
         flights: list[Flight] = []

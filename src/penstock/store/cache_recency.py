@@ -79,10 +79,8 @@ class Recency:
 
     def touch(self, ids: Iterable[int], at: float) -> None:
         """Record that files are used."""
-        gathered = self._gathered
-        for entry in ids:
-            gathered[entry] = at
-        if len(gathered) > MOST_GATHERED:
+        self._gathered.update(dict.fromkeys(ids, at))
+        if len(self._gathered) > MOST_GATHERED:
             self.flush()
 
     def touch_same(self, seen: Iterable[S], at: float) -> list[S]:
@@ -105,6 +103,11 @@ class Recency:
         if len(gathered) > MOST_GATHERED:
             self.flush()
         return others
+
+    def stamp(self) -> bytes | None:
+        """Give what changes whenever a file may be used no longer; None where that can't be said."""
+        stamp = self._read_at(0) if self._times >= 0 else _LOST
+        return None if stamp in (_LOST, _UNKNOWN) else stamp
 
     def generation(self, entry: int) -> float:
         """Give an entry's generation, as it is or was a moment ago."""
