@@ -175,10 +175,12 @@ def test_who_is_stuck_keeps_nobody_from_working(clocks, crew, helped_by) -> None
     assert begun.wait(10)
     clocks.turns.put(done.set)
     assert not done.wait(0.05)
+    clocks.turns.hurry()
+    assert not done.wait(0.05), "it has only begun"
+    clocks.now += 2 * PATIENCE_S
     if helped_by == "who waits":
         clocks.turns.hurry()
     else:
-        clocks.now += 2 * PATIENCE_S
         clocks.turns.put(lambda: None)
     assert done.wait(10)
     let_go.set()

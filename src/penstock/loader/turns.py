@@ -30,7 +30,7 @@ NOTHING_S = 10e-6
 """A task that takes less is no sign of anything."""
 PATIENCE_S = 0.01
 """How long one that works alone may take for a task."""
-SURE = 16
+SURE = 32
 """Tasks from which the mean cost is believed: the first ones find nothing in the processor's caches."""
 TRIAL = 16
 """Tasks from which it is learned how long a sample takes in one way of working; a quarter do where that is plain."""
@@ -139,9 +139,9 @@ class Turns(Generic[T]):
                 self._count_down()
 
     def hurry(self) -> None:
-        """Let all threads work: the one that works may be stuck."""
+        """Let all threads work if the one that works may be stuck; whatever others still do, it does what is left."""
         with self._lock:
-            if self._alone:
+            if self._alone and self._leader is not None and self._clock() - self._begun_s >= PATIENCE_S:
                 self._let_all()
 
     def end_thread(self) -> None:
