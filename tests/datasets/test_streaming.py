@@ -7,6 +7,8 @@ import io
 import os
 import pickle
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import time
 from collections import Counter
@@ -100,9 +102,39 @@ def test_a_second_epoch_gives_the_same_samples_as_the_first(web, tmp_path):
     web.add_files({"rows.csv": table.encode()})
     options = {"columns_to_download": ["a", "b"], "index_cols_to_keep": ["x", "b"]}
     with StreamingDataset(f"{web.url}/rows.csv", tmp_path, **options) as dataset:
-        first, second = ([list(sample.items()) for sample in dataset] for _ in range(2))
-        assert first == second
+        first, second, third = ([list(sample.items()) for sample in dataset] for _ in range(3))
+        assert first == second == third
         assert [Path(dict(sample)["b"]).read_text() for sample in second] == [f"b {n % 4}" for n in range(6)]
+
+
+@pytest.mark.parametrize("downloaded", [["index"], ["index", "x"]])
+def test_a_column_that_is_the_key_and_a_location_too_is_both_in_every_epoch(web, tmp_path, downloaded):
+    web.add_files({f"{number}.bin": f"file {number}".encode() for number in range(8)})
+    web.add_files({"rows.csv": ("index,x\n" + "".join(f"{n}.bin,{n}.bin\n" for n in range(8))).encode()})
+    with StreamingDataset(f"{web.url}/rows.csv", tmp_path, columns_to_download=downloaded) as dataset:
+        for _ in range(3):
+            samples = list(dataset)
+            assert [sample["__sample_key__"] for sample in samples] == [f"{n}.bin" for n in range(8)]
+            assert [Path(sample["index"]).read_text() for sample in samples] == [f"file {n}" for n in range(8)]
+
+
+def test_what_another_process_removes_between_epochs_is_fetched_again_by_a_loader(site, tmp_path):
+    """From the second epoch on neither hints nor samples are looked up: until something goes, whoever removes it."""
+    remove = "import sys; from penstock.store.cache import open_cache; open_cache(sys.argv[1], None).clear()"
+    with (
+        StreamingDataset(f"{site.url}/samples.csv", tmp_path, transforms=subjects.read_image, **IMAGE) as dataset,
+        StreamingDataLoader(dataset, 8, collate_fn=list, drop_last=False) as loader,
+    ):
+        for epoch in range(6):
+            samples = [sample for batch in loader for sample in batch]
+            assert sorted(sample["image"] for sample in samples) == sorted(map(content, range(COUNT)))
+            del samples
+            if epoch == 3:
+                loader.close()
+                subprocess.run([sys.executable, "-c", remove, dataset.cache.folder], check=True)
+        requests = Counter(line["path"] for line in site.requests("images/"))
+    assert set(requests.values()) <= {1, 2}
+    assert sum(requests.values()) > 1.8 * COUNT
 
 
 def test_local_files_are_used_where_they_lie(tmp_path):
