@@ -56,6 +56,8 @@ def test_it_makes_of_samples_what_torch_makes_of_them(samples):
         ([{"n": 1}, {"n": "b"}], r"samples\['n'\] are of types"),
         ([np.zeros(2), np.zeros(3)], r"shapes \[\(2,\), \(3,\)\]"),
         ([{"x": 1}, {"y": 1}], "has no 'x'"),
+        ([{"x": 1}, {"x": 1, "y": 1}], r"some of samples have \['y'\], the first one has not"),
+        ([{"x": {"a": 1}}, {"x": {"a": 1, "b": 2}}], r"some of samples\['x'\] have \['b'\]"),
         ([(1, 2), (1,)], r"have \[1, 2\] elements"),
     ],
 )
@@ -123,7 +125,7 @@ def test_memory_is_used_again_only_when_nobody_holds_the_batch():
     [
         (Collate(), [{"x": np.zeros(2)}, {"x": np.zeros(3)}], "which do not stack"),
         (Collate(), [{"x": 1}, {"y": 1}], "has no 'x'"),
-        (Collate(), [{"x": 1}, {"x": 1, "y": 1}], r"some samples have \['y'\]"),
+        (Collate(), [{"x": 1}, {"x": 1, "y": 1}], r"some of samples have \['y'\]"),
         (Collate(pad={"x": 0}), [{"x": np.zeros(2)}, {"x": np.zeros((3, 3))}], "can't be padded"),
         (Collate(ragged=["x"]), [{"x": np.zeros((2, 3))}, {"x": np.zeros((2, 4))}], "can't be joined"),
         (Collate(ragged=["x"]), [{"x": 1}, {"x": 2}], "can't be joined"),

@@ -15,6 +15,11 @@ import numpy as np
 from penstock.errors import ConfigError
 from penstock.transforms.reused_buffers import NamedBuffers
 
+_HOW_TO_HAVE_THE_SAME_KEYS = (
+    "all must have the same keys. Leave the others out by a transform, or by fields= of BlockDataset, or pass a "
+    "collate_fn. For a mix of datasets of different kinds: mix(…, batches='per_stream'), MultiStreamDataLoader, or "
+    "collate_fn=Collate(groups=…) with a field that says what each sample is"
+)
 _WHOLE = {int, bool}
 _LARGE_BYTES = 128 * 1024
 """From here on touching fresh memory costs more than finding memory that was used before."""
@@ -121,8 +126,7 @@ class Collate:
                 batch[name], batch[f"{name}_offsets"] = self._joined(name, [np.asarray(value) for value in values])
             else:
                 batch[name] = _stack(values, f"samples[{name!r}]", self._buffers)
-        if extra := {name for sample in samples for name in sample} - set(samples[0]):
-            raise ValueError(f"some samples have {sorted(map(str, extra))}, the first one has not")
+        _check_same_keys(samples, "samples")
         return batch
 
     def _padded(self, name: str, values: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +165,9 @@ def _stack(values: Sequence[Any], path: str, buffers: NamedBuffers | None) -> An
     if torch is not None and isinstance(first, torch.Tensor):
         return _stacked(torch.stack, values, path)
     if isinstance(first, Mapping):
-        return {name: _stack(_column(values, name, path), f"{path}[{name!r}]", buffers) for name in first}
+        stacked = {name: _stack(_column(values, name, path), f"{path}[{name!r}]", buffers) for name in first}
+        _check_same_keys(values, path)
+        return stacked
     if isinstance(first, tuple | list):
         if len({len(value) for value in values}) > 1:
             raise ValueError(
@@ -198,12 +204,14 @@ def _column(samples: Sequence[Mapping[str, Any]], name: str, path: str) -> list[
     try:
         return [sample[name] for sample in samples]
     except KeyError:
-        raise ValueError(
-            f"one of {path} has no {name!r}, the first one has: all must have the same keys. Leave the others out by a "
-            "transform, or by fields= of BlockDataset, or pass a collate_fn. For a mix of datasets of different kinds: "
-            "mix(…, batches='per_stream'), MultiStreamDataLoader, or collate_fn=Collate(groups=…) with a field that "
-            "says what each sample is"
-        ) from None
+        raise ValueError(f"one of {path} has no {name!r}, the first one has: {_HOW_TO_HAVE_THE_SAME_KEYS}") from None
+
+
+def _check_same_keys(samples: Sequence[Mapping[str, Any]], path: str) -> None:
+    """Raise ValueError if one has more than the first, all of whose keys the others have."""
+    if len(set(map(len, samples))) > 1:
+        extra = sorted({str(name) for sample in samples for name in sample if name not in samples[0]})
+        raise ValueError(f"some of {path} have {extra}, the first one has not: {_HOW_TO_HAVE_THE_SAME_KEYS}")
 
 
 def _stacked(function: Any, values: Sequence[Any], path: str) -> Any:
