@@ -66,33 +66,33 @@ def test_what_was_evicted_is_not_given_again_by_whomever_it_was_evicted(urls, tm
 def test_what_is_kept_is_given_again_and_counts_as_a_hit_while_nothing_goes(urls, tmp_path):
     with open_cache(tmp_path, None) as cache, open_cache(tmp_path, None) as other:
         had(cache, urls, 0, 1, 2)
-        stamp, before = cache.stamp(), cache.stats().hits
-        *kept, unknown = cache.kept([wanted(urls, 0, 1), wanted(urls, 2), wanted(urls, 2, 3)])
+        stamp, before = cache.kept.stamp(), cache.stats().hits
+        *kept, unknown = cache.kept.of([wanted(urls, 0, 1), wanted(urls, 2), wanted(urls, 2, 3)])
         assert unknown is None
-        again = cache.again_as_kept(kept, stamp)
+        again = cache.kept.again(kept, stamp)
         assert [Path(path).read_bytes()[0] for path in again] == [0, 1, 2]
         assert cache.stats().hits == before + 3
         # While they are in use nobody removes them.
         other.clear()
-        assert cache.again_as_kept(kept, stamp) == again
+        assert cache.kept.again(kept, stamp) == again
         del again
         cache.stats()
         other.clear()
         assert other.stats().files == 0
-        assert cache.again_as_kept(kept, stamp) is None
+        assert cache.kept.again(kept, stamp) is None
         # What could not be given is in nobody's way.
         cache.acquire(wanted(urls, 0, 1, 2))
         cache.stats()
         other.clear()
         assert other.stats().files == 0
-    assert cache.again_as_kept(kept, stamp) is None
+    assert cache.kept.again(kept, stamp) is None
 
 
 def test_what_is_kept_and_used_goes_last(urls, tmp_path):
     with open_cache(tmp_path, 4 * SIZE) as cache:
         had(cache, urls, 0, 1, 2, 3)
-        stamp = cache.stamp()
-        cache.again_as_kept(cache.kept([wanted(urls, 0), wanted(urls, 1)]), stamp)
+        stamp = cache.kept.stamp()
+        cache.kept.again(cache.kept.of([wanted(urls, 0), wanted(urls, 1)]), stamp)
         cache.acquire(wanted(urls, 10))
         cache.acquire(wanted(urls, 11))
         cache.stats()
@@ -104,7 +104,7 @@ def test_what_lies_on_this_machine_is_not_kept(tmp_path):
     here = [Wanted(str(tmp_path / "x.bin"))]
     with open_cache(tmp_path / "cache", None) as cache:
         cache.acquire(here)
-        assert cache.kept([here]) == [None]
+        assert cache.kept.of([here]) == [None]
 
 
 def test_what_was_looked_for_goes_last(urls, tmp_path):

@@ -1,7 +1,7 @@
 """What samples need, of those that were fetched lately: so that a later epoch looks up nothing twice.
 
 fetched ──note──▶ id: its objects ──of──▶ cache.again, with neither locations nor hints to work out
-               └▶ id: its files, while nothing goes ──kept──▶ cache.again_as_kept, and hints that cost nothing
+               └▶ id: its files, while nothing goes ──kept──▶ cache.kept.again, and hints that cost nothing
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from penstock.store.cache_flights import Kept
+from penstock.store.cache_kept import Kept
 from penstock.store.wanted import Wanted
 
 MOST_SAMPLES = 1 << 15

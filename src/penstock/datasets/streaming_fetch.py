@@ -155,7 +155,7 @@ class SampleFetcher:
         if not self._names:
             return [plan.sample if type(plan) is _Planned else plan for plan in plans]
         wanted = [one for plan in plans for one in _wanted(plan)]
-        stamp = self.cache.stamp() if wanted else None
+        stamp = self.cache.kept.stamp() if wanted else None
         files = self._acquired(wanted) if wanted else []
         if files:
             self._lookahead.land(len(places), None if self._settings.limit is None else _size_of(files[0]))
@@ -193,7 +193,7 @@ class SampleFetcher:
             return None
         files = None
         if (kept := self._known.kept(numbers)) is not None:
-            files = self.cache.again_as_kept(kept[1], kept[0])
+            files = self.cache.kept.again(kept[1], kept[0])
         if files is None:
             files = self.cache.again([one for several in known for one in several])
         if files is None:
@@ -225,13 +225,13 @@ class SampleFetcher:
     def _keep(self, found: Mapping[int, tuple[Wanted, ...]], stamp: bytes | None) -> None:
         """Remember the files of samples that are there, by the cache's stamp from before that was known."""
         if stamp is not None and found:
-            kept = zip(found, self.cache.kept([*found.values()]), strict=True)
+            kept = zip(found, self.cache.kept.of([*found.values()]), strict=True)
             self._known.keep({id_: files for id_, files in kept if files is not None}, stamp)
 
     def prefetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> None:
         """Begin to download what the samples of ids need; waits for rows at most, and leaves errors to `fetch`."""
         numbers = ids.tolist()
-        stamp = self.cache.stamp() if self._names else None
+        stamp = self.cache.kept.stamp() if self._names else None
         if self._known.are_kept(numbers, stamp):
             return
         places = list(zip(_each(epochs, len(ids)), numbers, strict=True))

@@ -122,6 +122,12 @@ class Database:
             while _run(connection, "PRAGMA wal_checkpoint(FULL)", patience)[0]:
                 patience.pause()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its file was deleted or replaced while it was open."""
+        identity = self._identity
+        return identity is not None and _identity_of(self.path) != identity
+
     def close(self) -> None:
         """Close the file; a later use is an error."""
         with self._lock:

@@ -28,7 +28,8 @@ from penstock.store import cache_care as care
 from penstock.store.cache_care import CacheStats, VerifyReport
 from penstock.store.cache_downloads import Downloads
 from penstock.store.cache_finder import Finder
-from penstock.store.cache_flights import Dropped, Flight, Flights, Kept
+from penstock.store.cache_flights import Dropped, Flight, Flights
+from penstock.store.cache_kept import KeptFiles
 from penstock.store.cache_names import key_of, local_path, server_of
 from penstock.store.cache_pins import CachedFile
 from penstock.store.cache_shelf import Shelf
@@ -96,6 +97,8 @@ class Cache:
         self._shelf = Shelf(self._book, self._pins)
         care.sweep_if_new(self._book)
         self._flights = Flights(self.folder, self._pins, self._book.recency)
+        self.kept = KeptFiles(self._flights, self._pins, self._book.recency)
+        """What `acquire` gave, for who keeps note of it."""
         # The keeper is there before anything is fetched: what comes of that is for it to record.
         # Threads that rest keep no cache from being collected.
         landed = weakref.WeakMethod(self._land)
@@ -122,6 +125,11 @@ class Cache:
     def closed(self) -> bool:
         """Whether it was closed: then nothing can be had from it any more."""
         return self._flights.closed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its folder was deleted while it was open: then whoever opens another one begins anew."""
+        return self._book.is_lost
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (str(self.folder), self.limit, self._given)
@@ -183,24 +191,6 @@ class Cache:
     def are_there(self, several: Sequence[Sequence[Wanted]]) -> list[bool]:
         """Tell of which groups `again` would give all, and let these be the last to be evicted."""
         return self._flights.are_there(several)
-
-    def stamp(self) -> bytes | None:
-        """Give what changes whenever anything goes, whoever removes it; None where that can't be said.
-
-        What was there after it was asked for is there for as long as it is the same.
-        """
-        return self._book.recency.stamp()
-
-    def kept(self, several: Sequence[Sequence[Wanted]]) -> list[Kept | None]:
-        """Give what groups of things were given as, for `again_as_kept`; None for those that can't be given so."""
-        return self._flights.kept(several)
-
-    def again_as_kept(self, several: Sequence[Kept], stamp: bytes) -> list[CachedFile] | None:
-        """Give the files of groups that were given before, if nothing has gone since the stamp was this; else None.
-
-        Cost: half of that of `again`.
-        """
-        return self._flights.again_as_kept(several, stamp)
 
     def _acquire(self, wanted: Sequence[Wanted], timeout_s: float) -> list[CachedFile | StoreError]:
         flights: list[Flight] = []

@@ -66,6 +66,11 @@ class Book:
         """Give the path of an entry's file."""
         return f"{self.files_folder}/{entry.id >> 12:04x}/{entry.key.hex()}-{entry.id:x}{entry.suffix}"
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the database was deleted or replaced: nothing more can be recorded in it."""
+        return self._database.is_lost
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """See the rows as of one moment."""

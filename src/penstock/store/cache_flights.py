@@ -10,9 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import cast
 
 from penstock.errors import StoreError
 from penstock.store.cache_pins import CachedFile, Pins, pinned_file
@@ -23,9 +22,6 @@ from penstock.store.wanted import Wanted
 MOST_FLIGHTS = 1 << 15
 """Beyond so many those that rest are forgotten, the first to have begun before the others: about 20 MB."""
 NO_ENTRY = -1
-Kept = tuple[str | int, ...]
-"""Files as they were given: path, spot and entry of the first, of the next … All that is looked at when they are used
-again, and nothing of it is an object of its own: each lies somewhere in memory, and takes as long as that does."""
 
 
 class Dropped(StoreError):
@@ -153,33 +149,20 @@ class Flights:
             self.hits += len(spots)
         return [pinned_file(flight.path, pins, flight.spot) for flight in flights if flight.path is not None]
 
-    def kept(self, several: Sequence[Sequence[Wanted]]) -> list[Kept | None]:
-        """Give what groups of things were given as; None for one that was not whole, or may change on this machine."""
+    def found(self, several: Sequence[Sequence[Wanted]]) -> list[list[Flight] | None]:
+        """Give the flights of groups of things; None for a group that has not arrived whole."""
+        known = self._known
         with self._lock:
-            return [self._kept(group) for group in several]
+            groups = [[known.get(one) for one in group] for group in several]
+            return [
+                group if all(flight is not None and flight.path is not None for flight in group) else None  # type: ignore[misc]
+                for group in groups
+            ]
 
-    def _kept(self, wanted: Sequence[Wanted]) -> Kept | None:
-        kept: Kept = ()
-        for flight in map(self._known.get, wanted):
-            if flight is None or flight.path is None or flight.id < 0 or flight.local:
-                return None
-            kept += (flight.path, flight.spot, flight.id)
-        return kept
-
-    def again_as_kept(self, several: Sequence[Kept], stamp: bytes) -> list[CachedFile] | None:
-        """Give the paths, pinned, of what was kept when the stamp was this one; None if it is another now."""
-        pins, flat = self._pins, [*chain.from_iterable(several)]
-        spots = cast(list[int], flat[1::3])
+    def count_hits(self, hits: int) -> None:
+        """Count what needed no database, and no look at what is known here either."""
         with self._lock:
-            if self.closed:
-                return None
-            pins.take(spots)
-            if self._recency.stamp() != stamp:
-                pins.drop(spots)
-                return None
-            self.hits += len(spots)
-        self._recency.touch(cast(list[int], flat[2::3]), time.time())
-        return [pinned_file(path, pins, spot) for path, spot in zip(cast(list[str], flat[::3]), spots, strict=True)]
+            self.hits += hits
 
     def are_there(self, several: Sequence[Sequence[Wanted]]) -> list[bool]:
         """Tell which groups of things rest and are still there, and count that as a use: they are the last to go."""

@@ -161,19 +161,17 @@ class Pins:
     def drop(self, spots: Iterable[int]) -> None:
         """Unpin files."""
         self.released.extend(spots)
-        if self.untended:
-            self._settle_untended()
+        self._settle_if_untended()
 
     def let_go(self, spot: int) -> None:
         """Unpin a file whose path was collected: at any time, in any thread, even within any lock."""
         self.released.append(spot)
         if self.wake is not None:
             self.wake.put(None)
-        if self.untended:
-            self._settle_untended()
+        self._settle_if_untended()
 
-    def _settle_untended(self) -> None:
-        if self._lock.acquire(blocking=False):
+    def _settle_if_untended(self) -> None:
+        if self.untended and self._lock.acquire(blocking=False):
             try:
                 self._settle()
                 # Where this can't be said, files stay a little longer.

@@ -27,6 +27,11 @@ class _Open:
         self.cache, self.how = cache, how
         self.limits: list[int | None] = []
 
+    @property
+    def is_of_use(self) -> bool:
+        """Whether files can be had from it: its folder may have been deleted, by whoever is about to begin anew."""
+        return not (self.cache.closed or self.cache.is_lost)
+
     def keep_smallest(self) -> None:
         """Let the cache have the smallest limit, soon: a finalizer may ask for that, within any lock."""
         limit = min((limit for limit in self.limits if limit is not None), default=None)
@@ -51,7 +56,7 @@ class SharedCache:
     def __init__(self, folder: Path, limit: int | None, storage_options: Mapping[str, Any]) -> None:
         how = os.path.abspath(folder), dict(storage_options)
         with _lock:
-            found = next((one for one in _all_open if one.how == how and not one.cache.closed), None)
+            found = next((one for one in _all_open if one.how == how and one.is_of_use), None)
             if found is None:
                 found = _Open(open_cache(folder, limit, storage_options=storage_options), how)
                 _all_open.append(found)
