@@ -188,6 +188,10 @@ def test_a_source_without_rows_is_refused(tmp_path):
         build_index(tmp_path / "a.csv", folder=tmp_path / "node")
     with pytest.raises(ObjectMissing, match="does not exist"):
         build_index(tmp_path / "b.csv", folder=tmp_path / "node")
+    for name in ("c.csv", "c.jsonl"):
+        (tmp_path / name).touch()
+        with pytest.raises(ConfigError, match=rf"{name} is empty"):
+            build_index(tmp_path / name, folder=tmp_path / "node")
 
 
 def test_keys_that_would_be_paths_stay_keys(tmp_path, table_of):

@@ -53,6 +53,8 @@ class Choice:
             ConfigError: a column is missing, or two have one name.
         """
         check_names(schema, place)
+        if not schema.names:
+            raise ConfigError(f"{place} is empty: it has neither columns nor rows. See whether all of it was written")
         if self.key not in schema.names:
             raise ConfigError(
                 f"{place} has no column {self.key!r}, which index_col_name says the keys are in; "
