@@ -23,6 +23,8 @@ from penstock.node.turns import Door, Patience
 FULL_BELOW_BYTES = 32 << 10
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_beside_sqlite = threading.Lock()
+"""Held while a file of a database is read beside SQLite, and when SQLite is about to open one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,8 @@ class Database:
         self._lock = threading.RLock()
         self._identity: tuple[int, int] | None = None
         self._closed = False
+        self._in_use = False
+        """Whether SQLite has the file open, or is about to."""
         self.committed = False
         """Whether the last transaction was recorded, though an interrupt came after that."""
         _open_databases.add(self)
@@ -172,6 +176,8 @@ class Database:
         try:
             # One opens at a time: the switch to WAL and the making of tables want the file for themselves.
             with door.held(patience):
+                with _beside_sqlite:
+                    self._in_use = True
                 connection = sqlite3.connect(
                     self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64
                 )
@@ -180,6 +186,7 @@ class Database:
         except BaseException:
             if connection is not None:
                 connection.close()
+            self._in_use = False
             door.close()
             raise
         self._connection, self._door = connection, door
@@ -245,8 +252,32 @@ class Database:
         self._connection = self._door = self._identity = None
         if connection is not None:
             connection.close()
+            self._in_use = False
         if door is not None:
             door.close()
+
+    def uses(self, path: Path) -> bool:
+        """Whether SQLite has a file open through this, or is about to."""
+        try:
+            return self._in_use and os.path.samefile(path, self.path)
+        except OSError:
+            return path.absolute() == self.path
+
+
+def read_head(path: Path, num_bytes: int) -> bytes | None:
+    """Read the first bytes of a database's file; None if it is open in this process.
+
+    Whoever closes a file, however he opened it, ends all locks that his process has on it, SQLite's too: from then on
+    other processes take the database for one that nobody uses, and remove its log under those who do.
+
+    Raises:
+        OSError: it can't be read, or there is none.
+    """
+    with _beside_sqlite:
+        if any(database.uses(path) for database in list(_open_databases)):
+            return None
+        with open(path, "rb") as file:
+            return file.read(num_bytes)
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:
@@ -292,9 +323,12 @@ def _before_fork() -> None:
         database._lock.acquire()
         _held_for_fork.append(database)
         database._let_go()
+    # Last: whoever opens a database has its lock by then.
+    _beside_sqlite.acquire()
 
 
 def _after_fork() -> None:
+    _beside_sqlite.release()
     for database in _held_for_fork:
         database._lock.release()
     _held_for_fork.clear()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from penstock.errors import StoreError
+from penstock.node.database import read_head
 from penstock.store import cache_rows as rows
 from penstock.store.cache_book import DATABASE_NAME
 from penstock.store.cache_recency import ITEM_BYTES, OLD
@@ -59,10 +60,11 @@ def _others(path: Path) -> StoreError:
 def is_database_ours(folder: Path) -> bool:
     """Whether a folder has a cache's database, as its header says: one that was just made says so only later."""
     try:
-        with open(folder / DATABASE_NAME, "rb") as file:
-            return file.read(_HEADER_BYTES)[_APPLICATION_ID] == _OURS
+        head = read_head(folder / DATABASE_NAME, _HEADER_BYTES)
     except OSError:
         return False
+    # What this process has open was looked at when it was opened.
+    return head is None or head[_APPLICATION_ID] == _OURS
 
 
 def is_reserve_whole(folder: Path) -> bool:
