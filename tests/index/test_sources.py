@@ -461,7 +461,7 @@ def test_a_remote_parquet_costs_a_request_for_its_end_and_one_for_its_rows(web, 
 
 def test_a_remote_table_without_a_byte_is_a_table_without_columns(web, tmp_path):
     web.add_files({"empty.csv": b""})
-    with pytest.raises(ConfigError, match=r"empty\.csv has no column"):
+    with pytest.raises(ConfigError, match=r"empty\.csv is empty"):
         build_index(f"{web.url}/empty.csv", folder=tmp_path / "node")
 
 
