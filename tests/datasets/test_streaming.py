@@ -23,7 +23,7 @@ import pytest
 import torch
 
 import streaming_subjects as subjects
-from penstock import LoaderClosed, SampleError, StreamingDataLoader, StreamingDataset, open_store
+from penstock import LoaderClosed, SampleError, StreamingDataLoader, StreamingDataset, build_index, open_store
 from penstock.datasets.streaming_fetch import CacheDoor, CacheSettings
 from penstock.testing import Footprint
 from streaming_subjects import COUNT, content, key, numbers, rows
@@ -106,6 +106,20 @@ def test_a_second_epoch_gives_the_same_samples_as_the_first(web, tmp_path):
         first, second, third = ([list(sample.items()) for sample in dataset] for _ in range(3))
         assert first == second == third
         assert [Path(dict(sample)["b"]).read_text() for sample in second] == [f"b {n % 4}" for n in range(6)]
+
+
+@pytest.mark.parametrize("name", ["__data_type__", "__sample_key__"])
+def test_a_column_that_is_left_out_takes_no_field_of_its_name_along(web, tmp_path, name):
+    web.add_files({f"{number}.bin": b"x" for number in range(4)})
+    web.add_files({"rows.csv": (f"index,bin,{name}\n" + "".join(f"k{n},{n}.bin,old\n" for n in range(4))).encode()})
+    index = build_index(f"{web.url}/rows.csv", folder=tmp_path / "index")
+    options = {"columns_to_download": ["bin"], "index_cols_to_keep": ["index", "bin"], "data_type": "image"}
+    with StreamingDataset(index, tmp_path / "dst", **options) as dataset:
+        for _ in range(4):
+            samples = list(dataset)
+            assert [sample["__sample_key__"] for sample in samples] == [f"k{n}" for n in range(4)]
+            assert [sample["__data_type__"] for sample in samples] == ["image"] * 4
+            assert list(samples[0]) == ["index", "bin", "__sample_key__", "__data_type__"]
 
 
 @pytest.mark.parametrize("downloaded", [["index"], ["index", "x"]])

@@ -83,10 +83,11 @@ def test_ctrl_c_as_one_begins_to_look_ends_nothing_else(urls, tmp_path, monkeypa
         ("penstock.store.cache_flights.Flights", "join"),
         ("penstock.store.cache_recency.Recency", "generation"),
         ("penstock.store.cache_recency.Recency", "touch_same"),
-        ("penstock.store.cache_flights", "pinned_file"),
+        ("penstock.store.cache_flights", "unpinned_file"),
         ("penstock.store.cache_tables.OwnTable", "add"),
         ("penstock.store.cache_tables.OwnTable", "show"),
         ("penstock.store.cache_pins.Pins", "take"),
+        ("penstock.store.cache_pins.Pins", "pin"),
     ],
 )
 @pytest.mark.parametrize("seen", [False, True])

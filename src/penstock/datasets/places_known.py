@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from penstock.store.cache_kept import Kept
+from penstock.store.cache_flights import Kept
 from penstock.store.wanted import Wanted
 
 MOST_SAMPLES = 1 << 15
@@ -42,7 +42,7 @@ class PlacesKnown:
 
         Args:
             found: by id.
-            stamp: the cache's, asked for before it was known that they are there.
+            stamp: the cache's, as long as which they are there.
         """
         with self._lock:
             last, kept = self._kept
@@ -50,18 +50,13 @@ class PlacesKnown:
                 last, kept = self._kept = stamp, {}
             kept.update((id_, files) for id_, files in found.items() if id_ in self._places)
 
-    def kept(self, ids: Sequence[int]) -> tuple[bytes, list[Kept]] | None:
-        """Give the stamp that the cache has if nothing has gone since, and the files of samples; None unless of all."""
+    def kept(self, ids: Sequence[int]) -> tuple[list[Kept], bytes] | None:
+        """Give the files of samples, and the stamp that says whether they are there; None unless of all."""
         stamp, kept = self._kept
         try:
-            return stamp, [kept[id_] for id_ in ids]
+            return [kept[id_] for id_ in ids], stamp
         except KeyError:
             return None
-
-    def are_kept(self, ids: Sequence[int], stamp: bytes | None) -> bool:
-        """Whether the files of all samples are known and, this being the cache's stamp, there."""
-        last, kept = self._kept
-        return stamp == last and all(map(kept.__contains__, ids))
 
     def of(self, ids: Sequence[int]) -> list[tuple[Wanted, ...]] | None:
         """Give what samples need; None unless it is known of all."""

@@ -28,8 +28,8 @@ from penstock.datasets.streaming_options import DATA_TYPE, SAMPLE_KEY
 from penstock.errors import ConfigError, LoaderClosed, ObjectMissing, PenstockError, StoreError
 from penstock.index.table import Index
 from penstock.store.cache import Cache
-from penstock.store.cache_pins import CachedFile
 from penstock.store.cache_sharing import SharedCache
+from penstock.store.cached_file import CachedFile
 from penstock.store.urls import redact
 from penstock.store.wanted import Wanted
 from penstock.transforms.chain import Chain
@@ -85,6 +85,12 @@ class CacheDoor:
                 settings = self._settings
                 self._share = SharedCache(settings.folder, settings.limit, settings.options)
             return self._share.cache
+
+    @property
+    def opened(self) -> Cache | None:
+        """The cache; None if it is not open."""
+        share = self._share
+        return None if share is None else share.cache
 
     def begin(self, wanted: Sequence[Wanted]) -> None:
         """Have objects fetched and held."""
@@ -155,7 +161,6 @@ class SampleFetcher:
         if not self._names:
             return [plan.sample if type(plan) is _Planned else plan for plan in plans]
         wanted = [one for plan in plans for one in _wanted(plan)]
-        stamp = self.cache.kept.stamp() if wanted else None
         files = self._acquired(wanted) if wanted else []
         if files:
             self._lookahead.land(len(places), None if self._settings.limit is None else _size_of(files[0]))
@@ -164,7 +169,7 @@ class SampleFetcher:
             self._filled(id_, plan, arrived) if type(plan) is _Planned else plan
             for (_, id_), plan in zip(places, plans, strict=True)
         ]
-        self._note(samples, plans, places, stamp)
+        self._note(samples, plans, places)
         return Leased.of(samples, files) if files else samples
 
     def _acquired(self, wanted: Sequence[Wanted]) -> list[CachedFile | StoreError]:
@@ -188,13 +193,9 @@ class SampleFetcher:
 
     def _again(self, ids: np.ndarray, numbers: Sequence[int]) -> list[Any] | None:
         """Give samples that were given before and whose files are all still there; else None."""
-        known = self._known.of(numbers)
-        if not known:
-            return None
-        files = None
-        if (kept := self._known.kept(numbers)) is not None:
-            files = self.cache.kept.again(kept[1], kept[0])
-        if files is None:
+        kept = self._known.kept(numbers)
+        files = self.cache.kept.again(*kept) if kept else None
+        if files is None and (known := self._known.of(numbers)):
             files = self.cache.again([one for several in known for one in several])
         if files is None:
             return None
@@ -203,15 +204,16 @@ class SampleFetcher:
         rows, arrived = self._index.rows(ids, spare=self._spare), iter(files)
         for row in rows:
             # As in `_dress`, without a call.
-            row[SAMPLE_KEY] = row[key]
-            row[DATA_TYPE] = data_type
+            value = row[key]
             for name in hidden:
                 row.pop(name, None)
+            row[SAMPLE_KEY] = value
+            row[DATA_TYPE] = data_type
             for name in names:
                 row[name] = next(arrived)
         return Leased.of(rows, files)
 
-    def _note(self, samples: Sequence[Any], plans: Sequence[Plan], places: Sequence[At], stamp: bytes | None) -> None:
+    def _note(self, samples: Sequence[Any], plans: Sequence[Plan], places: Sequence[At]) -> None:
         """Remember what samples needed that all came from elsewhere, where no transform may choose otherwise."""
         if not self._recital.predownload:
             found: dict[int, tuple[Wanted, ...]] = {
@@ -220,22 +222,23 @@ class SampleFetcher:
                 if type(plan) is _Planned and type(sample) is dict and len(_wanted(plan)) == len(self._names)
             }
             self._known.note(found)
-            self._keep(found, stamp)
+            self._keep(found)
 
-    def _keep(self, found: Mapping[int, tuple[Wanted, ...]], stamp: bytes | None) -> None:
-        """Remember the files of samples that are there, by the cache's stamp from before that was known."""
-        if stamp is not None and found:
-            kept = zip(found, self.cache.kept.of([*found.values()]), strict=True)
-            self._known.keep({id_: files for id_, files in kept if files is not None}, stamp)
+    def _keep(self, found: Mapping[int, tuple[Wanted, ...]]) -> None:
+        """Remember the files of samples that are there; not if the cache was closed meanwhile."""
+        if found and (cache := self._door.opened) is not None:
+            stamp, kept = cache.kept.of([*found.values()])
+            if stamp is not None:
+                there = zip(found, kept, strict=True)
+                self._known.keep({id_: files for id_, files in there if files is not None}, stamp)
 
     def prefetch(self, ids: np.ndarray, epochs: np.ndarray | None) -> None:
         """Begin to download what the samples of ids need; waits for rows at most, and leaves errors to `fetch`."""
         numbers = ids.tolist()
-        stamp = self.cache.kept.stamp() if self._names else None
-        if self._known.are_kept(numbers, stamp):
+        if self._names and (kept := self._known.kept(numbers)) and self.cache.kept.touch(*kept):
             return
         places = list(zip(_each(epochs, len(ids)), numbers, strict=True))
-        there = self._there(numbers, stamp)
+        there = self._there(numbers)
         new = [j for j, is_new in enumerate(self._lookahead.unknown(places)) if is_new and j not in there]
         if not new:
             return
@@ -246,13 +249,13 @@ class SampleFetcher:
             hints.append((places[j], plan, _wanted(plan)))
         self._lookahead.add(hints, in_turn=epochs is not None)
 
-    def _there(self, ids: Sequence[int], stamp: bytes | None) -> set[int]:
+    def _there(self, ids: Sequence[int]) -> set[int]:
         """Tell which of the samples, by their place in ids, are in the cache as they were when they were given."""
         known = self._known.some_of(ids)
         if not known:
             return set()
         there = {j for j, is_there in zip(known, self.cache.are_there([*known.values()]), strict=True) if is_there}
-        self._keep({ids[j]: known[j] for j in there}, stamp)
+        self._keep({ids[j]: known[j] for j in there})
         return there
 
     def discard(self, id_: int) -> bool:

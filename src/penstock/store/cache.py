@@ -31,8 +31,8 @@ from penstock.store.cache_finder import Finder
 from penstock.store.cache_flights import Dropped, Flight, Flights
 from penstock.store.cache_kept import KeptFiles
 from penstock.store.cache_names import key_of, local_path, server_of
-from penstock.store.cache_pins import CachedFile
 from penstock.store.cache_shelf import Shelf
+from penstock.store.cached_file import CachedFile
 from penstock.store.many import MAX_BYTES, Fetcher
 from penstock.store.requests import MAX_REQUESTS
 from penstock.store.sizes import parse_size

@@ -14,14 +14,18 @@ from itertools import islice
 from pathlib import Path
 
 from penstock.errors import StoreError
-from penstock.store.cache_pins import CachedFile, Pins, pinned_file
+from penstock.store.cache_pins import Pins
 from penstock.store.cache_recency import Recency
 from penstock.store.cache_rows import Claimed
+from penstock.store.cached_file import CachedFile, unpinned_file
 from penstock.store.wanted import Wanted
 
 MOST_FLIGHTS = 1 << 15
 """Beyond so many those that rest are forgotten, the first to have begun before the others: about 20 MB."""
 NO_ENTRY = -1
+Kept = tuple[str | int, ...]
+"""Files as they were given: path, spot and entry of the first, of the next … All that is looked at when they are used
+again, and nothing of it is an object of its own: each lies somewhere in memory, and takes as long as that does."""
 
 
 class Dropped(StoreError):
@@ -82,6 +86,10 @@ forget_claim: Callable[[Flight, None], None] = Flight.__dict__["claimed"].__set_
 """Takes a claim from a flight, within which no interrupt comes."""
 
 
+def _kept(flights: Sequence[Flight]) -> Kept:
+    return tuple(part for flight in flights if flight.path for part in (flight.path, flight.spot, flight.id))
+
+
 class Waiter:
     """A call that waits until so many flights have landed."""
 
@@ -137,27 +145,28 @@ class Flights:
 
     def again(self, wanted: Sequence[Wanted]) -> list[CachedFile] | None:
         """Give the paths, pinned, of things that all rest and whose files are still there; None if one does not."""
-        pins = self._pins
         with self._lock:
             if (flights := self._resting(wanted)) is None:
                 return None
-            spots = [flight.spot for flight in flights]
-            pins.take(spots)
+            files = [unpinned_file(flight.path, flight.spot) for flight in flights if flight.path is not None]
+            self._pins.pin(files)
             if self._recency.touch_same(flights, time.time()):
-                pins.drop(spots)
                 return None
-            self.hits += len(spots)
-        return [pinned_file(flight.path, pins, flight.spot) for flight in flights if flight.path is not None]
+            self.hits += len(files)
+        return files
 
-    def found(self, several: Sequence[Sequence[Wanted]]) -> list[list[Flight] | None]:
-        """Give the flights of groups of things; None for a group that has not arrived whole."""
-        known = self._known
+    def kept(self, several: Sequence[Sequence[Wanted]]) -> tuple[bytes | None, list[Kept | None]]:
+        """Give what groups of things were given as, and the stamp for as long as which they are there.
+
+        None stands for a group that does not rest, that has changed since it did, or that may change on this machine.
+        """
         with self._lock:
-            groups = [[known.get(one) for one in group] for group in several]
-            return [
-                group if all(flight is not None and flight.path is not None for flight in group) else None  # type: ignore[misc]
-                for group in groups
-            ]
+            groups = [self._resting(group) for group in several]
+            flights = [flight for group in groups for flight in group or ()]
+            stamp, unchanged = self._recency.unchanged(flights)
+            pairs = zip(flights, unchanged, strict=True)
+            there = {flight for flight, is_same in pairs if is_same and flight.id >= 0 and not flight.local}
+            return stamp, [_kept(group) if group is not None and there.issuperset(group) else None for group in groups]
 
     def count_hits(self, hits: int) -> None:
         """Count what needed no database, and no look at what is known here either."""
@@ -270,7 +279,7 @@ class Flights:
             if over and flight.error is not None:
                 self._end(flight)
             return
-        file = pinned_file(path, None, spot)
+        file = unpinned_file(path, spot)
         if not over:
             if spot >= 0:
                 shared.append(file)
@@ -290,10 +299,7 @@ class Flights:
     def _share(self, files: list[CachedFile]) -> None:
         """Give paths pins of their own."""
         if files:
-            pins = self._pins
-            pins.take([file._spot for file in files])
-            for file in files:
-                file._pins = pins
+            self._pins.pin(files)
 
     def _generation_of(self, flight: Flight) -> float:
         """Give what a flight that is to rest goes by; below 0, which no file has: it can't."""

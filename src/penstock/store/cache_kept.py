@@ -14,14 +14,11 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import cast
 
-from penstock.store.cache_flights import Flights
-from penstock.store.cache_pins import CachedFile, Pins, pinned_file
+from penstock.store.cache_flights import Flights, Kept
+from penstock.store.cache_pins import Pins
 from penstock.store.cache_recency import Recency
+from penstock.store.cached_file import CachedFile, unpinned_file
 from penstock.store.wanted import Wanted
-
-Kept = tuple[str | int, ...]
-"""Files as they were given: path, spot and entry of the first, of the next … All that is looked at when they are used
-again, and nothing of it is an object of its own: each lies somewhere in memory, and takes as long as that does."""
 
 
 class KeptFiles:
@@ -36,30 +33,32 @@ class KeptFiles:
     def __init__(self, flights: Flights, pins: Pins, recency: Recency) -> None:
         self._flights, self._pins, self._recency = flights, pins, recency
 
-    def stamp(self) -> bytes | None:
-        """Give what changes whenever anything goes, whoever removes it; None where that can't be said."""
-        return self._recency.stamp()
+    def of(self, several: Sequence[Sequence[Wanted]]) -> tuple[bytes | None, list[Kept | None]]:
+        """Give what groups of things were given as, and the stamp that it is good for; None where it can't be said."""
+        return self._flights.kept(several)
 
-    def of(self, several: Sequence[Sequence[Wanted]]) -> list[Kept | None]:
-        """Give what groups of things were given as; None for one that was not whole, or may change on this machine."""
-        return [
-            None
-            if flights is None or any(flight.local or flight.id < 0 for flight in flights)
-            else cast(Kept, tuple(part for flight in flights for part in (flight.path, flight.spot, flight.id)))
-            for flights in self._flights.found(several)
-        ]
+    def touch(self, several: Sequence[Kept], stamp: bytes) -> bool:
+        """Let files be the last to be evicted; tell whether all are there, as they are while the stamp is the same.
+
+        Cost: 0.1 µs for each.
+        """
+        if self._recency.stamp() != stamp:
+            return False
+        self._recency.touch(cast(list[int], [*chain.from_iterable(several)][2::3]), time.time())
+        return True
 
     def again(self, several: Sequence[Kept], stamp: bytes) -> list[CachedFile] | None:
-        """Give the paths, pinned, of what was given when the stamp was this one; None if it is another now.
+        """Give the paths, pinned, of what was given for this stamp; None if it is another now.
 
         Cost: half of that of `Cache.again`.
         """
-        pins, flat = self._pins, [*chain.from_iterable(several)]
-        spots = cast(list[int], flat[1::3])
-        pins.take(spots)
+        flat = [*chain.from_iterable(several)]
+        files = [
+            unpinned_file(cast(str, path), cast(int, spot)) for path, spot in zip(flat[::3], flat[1::3], strict=True)
+        ]
+        self._pins.pin(files)
         if self._recency.stamp() != stamp:
-            pins.drop(spots)
             return None
         self._recency.touch(cast(list[int], flat[2::3]), time.time())
-        self._flights.count_hits(len(spots))
-        return [pinned_file(path, pins, spot) for path, spot in zip(cast(list[str], flat[::3]), spots, strict=True)]
+        self._flights.count_hits(len(files))
+        return files

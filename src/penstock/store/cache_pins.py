@@ -30,6 +30,7 @@ from penstock.errors import StoreError
 from penstock.node.disk import refused, store_errors
 from penstock.node.presence import Presence
 from penstock.store.cache_tables import NO_LIMIT, SPOTS, TICKETS, OwnTable, Table, was_given
+from penstock.store.cached_file import CachedFile, unpinned_file
 
 STALLED_S = 30.0
 """A holder that has not shown for so long that it gets on, since it is stopped, say, is not waited for."""
@@ -45,52 +46,17 @@ def spot_of(key: bytes) -> int:
     return (key[0] << 8 | key[1]) % SPOTS
 
 
-class CachedFile(str):
-    """The path of a cached file, which stays there for as long as this object, or one it was sent to, exists.
-
-    A plain `str` made of it holds nothing.
-    """
-
-    __slots__ = ("_pins", "_spot")
-    _pins: Pins | None
-    _spot: int
-
-    def __del__(self) -> None:
-        if (pins := getattr(self, "_pins", None)) is not None:
-            pins.let_go(self._spot)
-
-    def __copy__(self) -> CachedFile:
-        return self
-
-    def __deepcopy__(self, memo: object) -> CachedFile:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        pins = self._pins
-        if pins is None:
-            return _arrived, (str(self), None, 0, None)
-        return _arrived, (str(self), os.fspath(pins.folder), self._spot, pins.send(self._spot))
-
-
-def pinned_file(path: str, pins: Pins | None, spot: int) -> CachedFile:
-    """Make a path that lets go of one pin at `spot` when it is collected; the pin is the caller's to take."""
-    file = CachedFile(path)
-    file._pins, file._spot = pins, spot
-    return file
-
-
-def _arrived(path: str, folder: str | None, spot: int, ticket: tuple[str, int, int] | None) -> CachedFile:
+def _arrived(path: str, folder: str, spot: int, ticket: tuple[str, int, int]) -> CachedFile:
     """Take a path out of what another process sent."""
-    if folder is None or ticket is None:
-        return pinned_file(path, None, 0)
     with _senders_lock:
         pins = _senders.get(folder)
         if pins is None or pins.closed:
             pins = Pins(Path(folder), None)
             pins.untended = True
-    pins.take([spot])
+    file = unpinned_file(path, spot)
+    pins.pin([file])
     pins.received(*ticket)
-    return pinned_file(path, pins, spot)
+    return file
 
 
 class Pins:
@@ -141,15 +107,27 @@ class Pins:
             StoreError: the disk is full, and this holder's table was truncated.
         """
         with self._lock:
-            if self.released or self._travelling:
-                self._settle()
-            self._own.added = 0
-            try:
-                self._own.add(spots)
-                self._show()
-            except BaseException:
-                self._own.remove(spots[: self._own.added])
-                raise
+            self._take(spots)
+
+    def pin(self, files: Sequence[CachedFile]) -> None:
+        """Pin the files of paths that hold nothing: each path lets go of its own, wherever Ctrl-C comes."""
+        with self._lock:
+            self._take([file._spot for file in files], files)
+
+    def _take(self, spots: Sequence[int], files: Sequence[CachedFile] = ()) -> None:
+        if self.released or self._travelling:
+            self._settle()
+        self._own.added = 0
+        try:
+            self._own.add(spots)
+            self._show()
+            for file in files:
+                file._pins = self
+        except BaseException:
+            for file in files:
+                file._pins = None
+            self._own.remove(spots[: self._own.added])
+            raise
 
     def _show(self) -> None:
         if not self.closed:
@@ -206,7 +184,11 @@ class Pins:
             for ticket in ended:
                 own.remove([self._travelling.pop(ticket)[0]])
 
-    def send(self, spot: int) -> tuple[str, int, int]:
+    def sent(self, path: str, spot: int) -> tuple[Any, ...]:
+        """Give what a path is pickled as: whoever takes it out has the file pinned."""
+        return _arrived, (path, os.fspath(self.folder), spot, self._send(spot))
+
+    def _send(self, spot: int) -> tuple[str, int, int]:
         """Pin a file for another process until that has it: holder, number and secret of a ticket to give back."""
         with self._lock:
             self._settle()

@@ -73,9 +73,8 @@ class Recency:
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._gathered: dict[int, float] = {}
-        self._stamp = b""
-        self._sure: dict[int, float] = {}
-        """Even generations, as they are for as long as the stamp is `_stamp`."""
+        self._sure: tuple[bytes, dict[int, float]] = b"", {}
+        """A stamp, and even generations as they are for as long as that is the stamp."""
 
     def touch(self, ids: Iterable[int], at: float) -> None:
         """Record that files are used."""
@@ -90,7 +89,7 @@ class Recency:
         """
         if self._times < 0:
             return list(seen)
-        sure, gathered = self._sure_now(), self._gathered
+        (_, sure), gathered = self._sure_now(), self._gathered
         others: list[S] = []
         for entry in seen:
             known = sure.get(entry.id)
@@ -104,6 +103,16 @@ class Recency:
             self.flush()
         return others
 
+    def unchanged(self, seen: Sequence[S]) -> tuple[bytes | None, list[bool]]:
+        """Tell which entries have not changed since they were seen, and the stamp from before that was looked at.
+
+        They have not for as long as that is the stamp; where it is None nothing can be said of later.
+        """
+        if self._times < 0:
+            return None, [False] * len(seen)
+        stamp, sure = self._sure_now()
+        return stamp or None, [entry.generation == (sure.get(entry.id) or self._read(entry.id, sure)) for entry in seen]
+
     def stamp(self) -> bytes | None:
         """Give what changes whenever a file may be used no longer; None where that can't be said."""
         stamp = self._read_at(0) if self._times >= 0 else _LOST
@@ -113,17 +122,18 @@ class Recency:
         """Give an entry's generation, as it is or was a moment ago."""
         if self._times < 0:
             return 1.0
-        known = self._sure.get(entry)
-        return self._read(entry, self._sure) if known is None else known
+        known = self._sure[1].get(entry)
+        return self._read(entry, self._sure[1]) if known is None else known
 
-    def _sure_now(self) -> dict[int, float]:
-        """Give the generations that are known for certain at this moment; what is read is added to the same."""
-        if self._read_at(0) != self._stamp or len(self._sure) > MOST_GATHERED:
+    def _sure_now(self) -> tuple[bytes, dict[int, float]]:
+        """Give the stamp, and generations that are known for certain at this moment; what is read is added to these."""
+        stamp, sure = self._sure
+        if self._read_at(0) != stamp or len(sure) > MOST_GATHERED:
             with self._turn:
                 # Another dictionary: what a thread has read before this moment goes to the old one.
-                stamp, self._sure = self._read_at(0), {}
+                stamp = self._read_at(0)
                 # One that was lost may have been another in between.
-                self._stamp = stamp if stamp != _LOST else b""
+                self._sure = stamp if stamp not in (_LOST, _UNKNOWN) else b"", {}
         return self._sure
 
     def _read(self, entry: int, sure: dict[int, float]) -> float:
@@ -149,7 +159,7 @@ class Recency:
             return
         # One for all: it has to differ from what each of them had before. Asked for before it is written: what is
         # withdrawn right after that leaves this dictionary behind.
-        sure, generation = self._sure, 2.0 * secrets.randbits(50) + 2.0
+        (_, sure), generation = self._sure, 2.0 * secrets.randbits(50) + 2.0
         with store_errors(self._path):
             self._reach(entries[-1])
             for first, count in _runs(entries):
@@ -164,14 +174,16 @@ class Recency:
             if self._read_at(0) == _LOST:
                 os.pwrite(self._generations, secrets.token_bytes(ITEM_BYTES), 0)
             for entry in ids:
-                if entry not in self._sure and self._read_at(ITEM_BYTES * (entry + 1)) == _LOST:
+                if entry not in self._sure[1] and self._read_at(ITEM_BYTES * (entry + 1)) == _LOST:
                     self._reach(entry)
                     self._put(entry, 2.0 * secrets.randbits(50) + 2.0)
 
     def withdraw(self, ids: Iterable[int], at: float = 0.0) -> None:
         """Say that the files of entries may be used no longer; they are in line to go if `at` is above 0."""
+        if not (entries := list(ids)):
+            return
         with store_errors(self._path):
-            for entry in ids:
+            for entry in entries:
                 self._put(entry, 1.0)
                 self._gathered.pop(entry, None)
                 os.pwrite(self._times, _ITEM.pack(at), ITEM_BYTES * entry)
