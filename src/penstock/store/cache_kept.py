@@ -38,13 +38,14 @@ class KeptFiles:
         return self._flights.kept(several)
 
     def touch(self, several: Sequence[Kept], stamp: bytes) -> bool:
-        """Let files be the last to be evicted; tell whether all are there, as they are while the stamp is the same.
+        """Let files be the last to be evicted, if any are; tell whether all are there: the stamp is still the same.
 
-        Cost: 0.1 µs for each.
+        Cost: 0.5 µs for each where there is a limit, else next to nothing.
         """
         if self._recency.stamp() != stamp:
             return False
-        self._recency.touch(cast(list[int], [*chain.from_iterable(several)][2::3]), time.time())
+        if self._pins.limit is not None:
+            self._recency.touch(cast(list[int], [*chain.from_iterable(several)][2::3]), time.time())
         return True
 
     def again(self, several: Sequence[Kept], stamp: bytes) -> list[CachedFile] | None:
