@@ -23,8 +23,9 @@ from penstock.node.turns import Door, Patience
 FULL_BELOW_BYTES = 32 << 10
 
 _open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_beside_sqlite = threading.Lock()
-"""Held while a file of a database is read beside SQLite, and when SQLite is about to open one."""
+_beside_sqlite = threading.RLock()
+"""Held while a file of a database is read beside SQLite, and when SQLite is about to open one, which a finalizer may
+have it do at any moment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
