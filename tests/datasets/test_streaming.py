@@ -153,12 +153,18 @@ def test_what_another_process_removes_between_epochs_is_fetched_again_by_a_loade
     assert set(requests.values()) == {2}
 
 
-def test_a_dataset_made_anew_after_its_folder_was_deleted_begins_anew(site, tmp_path):
-    """As in a notebook, where the dataset of a cell that ran before is still there."""
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_dataset_made_anew_after_its_folder_was_deleted_begins_anew(site, tmp_path, forked):
+    """As in a notebook, where the dataset of a cell that ran before is still there, and has had workers maybe."""
     source, folder = f"{site.url}/samples.csv", tmp_path / "dst"
     with StreamingDataset(source, folder, **IMAGE) as before:
         assert numbers(before) == list(range(COUNT))
         shutil.rmtree(folder)
+        if forked:
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)
         with StreamingDataset(source, folder, **IMAGE) as after:
             assert numbers(after) == list(range(COUNT))
             with pytest.raises(SampleError, match=r"was deleted or replaced while it was in use.*close the datasets"):

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ class Database:
         """Whether SQLite has the file open, or is about to."""
         self.committed = False
         """Whether the last transaction was recorded, though an interrupt came after that."""
-        _open_databases.add(self)
+        with _beside_sqlite:
+            _open_databases.add(self)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -157,14 +158,14 @@ class Database:
                 pass
 
     def _opened(self, patience: Patience) -> tuple[sqlite3.Connection, Door]:
-        if self._connection is None or self._door is None:
-            if self._closed:
-                raise self.kind.error(f"{self._called} was closed; open it again")
-            self._open(patience)
-            assert self._connection is not None
-            assert self._door is not None
-        elif _identity_of(self.path) != self._identity:
+        if self._closed:
+            raise self.kind.error(f"{self._called} was closed; open it again")
+        if self.is_lost:
             raise self.kind.error(f"{self.path} was deleted or replaced while it was in use. {self._recovery()}")
+        if self._connection is None or self._door is None:
+            self._open(patience)
+        assert self._connection is not None
+        assert self._door is not None
         return self._connection, self._door
 
     def _open(self, patience: Patience) -> None:
@@ -250,7 +251,8 @@ class Database:
 
     def _let_go(self) -> None:
         connection, door = self._connection, self._door
-        self._connection = self._door = self._identity = None
+        # Which file it was is still known: who opens it again after a fork must find the same one.
+        self._connection = self._door = None
         if connection is not None:
             connection.close()
             self._in_use = False
@@ -320,18 +322,25 @@ _held_for_fork: list[Database] = []
 
 def _before_fork() -> None:
     """Close all files: SQLite's locks belong to a process, and a copy of its memory in another would not know."""
-    for database in list(_open_databases):
-        database._lock.acquire()
-        _held_for_fork.append(database)
-        database._let_go()
-    # Last: whoever opens a database has its lock by then.
-    _beside_sqlite.acquire()
+    while True:
+        # While it is held nobody makes a database, or has SQLite begin to open one.
+        _beside_sqlite.acquire()
+        others = [database for database in _open_databases if database not in _held_for_fork]
+        if not others:
+            return
+        _beside_sqlite.release()
+        for database in others:
+            # First: Ctrl-C must not leave one locked that nobody knows of.
+            _held_for_fork.append(database)
+            database._lock.acquire()
+            database._let_go()
 
 
 def _after_fork() -> None:
-    _beside_sqlite.release()
-    for database in _held_for_fork:
-        database._lock.release()
+    for lock in (*(database._lock for database in _held_for_fork), _beside_sqlite):
+        # Ctrl-C may have ended what is done before, with some of them.
+        with suppress(RuntimeError):
+            lock.release()
     _held_for_fork.clear()
 
 

@@ -173,7 +173,7 @@ class Pins:
             # At the end of the interpreter paths may be collected after the table.
             released.clear()
         if released:
-            own.remove([released.popleft() for _ in range(len(released))])
+            own.settle(released)
         if self._travelling and not self.closed:
             now, tickets = time.monotonic(), self._table.tickets()
             ended = [

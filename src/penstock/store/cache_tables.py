@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import struct
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -126,6 +127,21 @@ class OwnTable:
                     place = spot >> 3
                     bits[place] ^= 1 << (spot & 7)
                     changed.append(place)
+
+    def settle(self, released: deque[int]) -> None:
+        """Count pins that are no more, and take them out of where they were noted."""
+        counts, bits, changed = self.counts, self.bits, self._changed
+        while released:
+            # Without a call, so that Ctrl-C comes before all of this or after it.
+            spot = released[0]
+            count = counts[spot]
+            if count:
+                counts[spot] = count - 1
+                if count == 1:
+                    place = spot >> 3
+                    bits[place] ^= 1 << (spot & 7)
+                    changed += (place,)
+            del released[0]
 
     def show(self, file: int) -> None:
         """Write what has changed: a byte or two, or all, which costs twice as much."""
