@@ -19,20 +19,25 @@ def open_and_close(number):
         with open_cache(f"{folder}/{number}", None) as cache:
             cache.stats()
 
-threads = [threading.Thread(target=open_and_close, args=[number % 2]) for number in range(3)]
+def fork():
+    while time.monotonic() < end:
+        child = os.fork()
+        if not child:
+            faulthandler.dump_traceback_later(60, exit=True)
+            kept.stats()
+            with open_cache(f"{folder}/1", None) as cache:
+                cache.stats()
+            os._exit(0)
+        ended.append(os.waitpid(child, 0)[1])
+
+ended = []
+threads = [threading.Thread(target=open_and_close, args=[number % 2]) for number in range(2)]
+threads += [threading.Thread(target=fork) for _ in range(2)]
 for thread in threads:
     thread.start()
-while time.monotonic() < end:
-    child = os.fork()
-    if not child:
-        faulthandler.dump_traceback_later(60, exit=True)
-        kept.stats()
-        with open_cache(f"{folder}/1", None) as cache:
-            cache.stats()
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
 for thread in threads:
     thread.join()
+assert ended and not any(ended)
 print("done")
 """
 INTERRUPTED = """

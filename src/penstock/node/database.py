@@ -317,11 +317,17 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+_one_fork = threading.RLock()
+_forker = 0
+"""The thread that forks."""
 _held_for_fork: list[Database] = []
 
 
 def _before_fork() -> None:
     """Close all files: SQLite's locks belong to a process, and a copy of its memory in another would not know."""
+    global _forker
+    _one_fork.acquire()
+    _forker = threading.get_ident()
     while True:
         # While it is held nobody makes a database, or has SQLite begin to open one.
         _beside_sqlite.acquire()
@@ -337,11 +343,17 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    for lock in (*(database._lock for database in _held_for_fork), _beside_sqlite):
+    global _forker
+    if _forker != threading.get_ident():
+        # Ctrl-C ended what is done before as it began, while another thread forks, maybe.
+        return
+    locks = [*(database._lock for database in _held_for_fork), _beside_sqlite, _one_fork]
+    _held_for_fork.clear()
+    _forker = 0
+    for lock in locks:
         # Ctrl-C may have ended what is done before, with some of them.
         with suppress(RuntimeError):
             lock.release()
-    _held_for_fork.clear()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
