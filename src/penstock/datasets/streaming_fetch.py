@@ -199,16 +199,10 @@ class SampleFetcher:
             files = self.cache.again([one for several in known for one in several])
         if files is None:
             return None
-        recital, names = self._recital, self._names
-        key, hidden, data_type = recital.key_column, recital.hidden, recital.data_type
-        rows, arrived = self._index.rows(ids, spare=self._spare), iter(files)
+        rows, names, key = self._index.rows(ids, spare=self._spare), self._names, self._recital.key_column
+        arrived = iter(files)
         for row in rows:
-            # As in `_dress`, without a call.
-            value = row[key]
-            for name in hidden:
-                row.pop(name, None)
-            row[SAMPLE_KEY] = value
-            row[DATA_TYPE] = data_type
+            self._dress(row, row[key])
             for name in names:
                 row[name] = next(arrived)
         return Leased.of(rows, files)

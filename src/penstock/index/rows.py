@@ -78,7 +78,7 @@ class BatchRows:
         self.schema, self.ends = schema, ends
         self._batch = batch
         self._starts = np.concatenate([np.zeros(1, np.int64), ends])
-        self._readers: dict[frozenset[str], dict[int, list[tuple[str, Reader]]]] = {frozenset(): {}}
+        self._readers: dict[frozenset[str], dict[int, list[tuple[str, Reader]]]] = {}
         """What reads the columns of a batch, by those that are spared and the batch's number."""
 
     @staticmethod
@@ -105,7 +105,7 @@ class BatchRows:
     def rows(self, ids: np.ndarray, spare: frozenset[str] = frozenset()) -> list[Row]:
         """Read rows as Python values; see `Rows`."""
         numbers = np.searchsorted(self.ends, ids, "right")
-        known = self._readers.get(spare) or self._readers.setdefault(spare, {})
+        known = self._readers.setdefault(spare, {})
         return [
             {name: read(row) for name, read in known.get(number) or self._readers_of(number, spare)}
             for number, row in zip(numbers.tolist(), (ids - self._starts[numbers]).tolist(), strict=True)

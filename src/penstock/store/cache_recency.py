@@ -108,14 +108,12 @@ class Recency:
 
         They have not for as long as that is the stamp; where it is None nothing can be said of later.
         """
-        if self._times < 0:
-            return None, [False] * len(seen)
         stamp, sure = self._sure_now()
         return stamp or None, [entry.generation == (sure.get(entry.id) or self._read(entry.id, sure)) for entry in seen]
 
     def stamp(self) -> bytes | None:
         """Give what changes whenever a file may be used no longer; None where that can't be said."""
-        stamp = self._read_at(0) if self._times >= 0 else _LOST
+        stamp = self._read_at(0)
         return None if stamp in (_LOST, _UNKNOWN) else stamp
 
     def generation(self, entry: int) -> float:

@@ -117,19 +117,14 @@ class OwnTable:
             self.added += 1
 
     def remove(self, spots: Iterable[int]) -> None:
-        """Count pins that are no more; nothing below 0: an error here would end whoever happens to count."""
-        counts, bits, changed = self.counts, self.bits, self._changed
-        for spot in spots:
-            count = counts[spot]
-            if count:
-                counts[spot] = count - 1
-                if count == 1:
-                    place = spot >> 3
-                    bits[place] ^= 1 << (spot & 7)
-                    changed.append(place)
+        """Count pins that are no more."""
+        self.settle(deque(spots))
 
     def settle(self, released: deque[int]) -> None:
-        """Count pins that are no more, and take them out of where they were noted."""
+        """Count pins that are no more, and take them out of where they were noted.
+
+        Nothing below 0: an error here would end whoever happens to count.
+        """
         counts, bits, changed = self.counts, self.bits, self._changed
         while released:
             # Without a call, so that Ctrl-C comes before all of this or after it.
